@@ -1,0 +1,212 @@
+"""Floating-point operations of the language model's prefill, exact and soft by one formula.
+
+A multiply-add counts 2, attention is counted in full (every query against every key, as
+``torch.utils.flop_counter`` does), norms, rotary embeddings and softmax are not counted. For a layer with ``n`` tokens,
+hidden width ``d``, ``H`` query and ``G`` key/value heads of ``D`` dimensions and a gated MLP of width ``m``::
+
+    projections = 2 n d D (2 H + 2 G)        query, output, key, value
+    attention   = 4 n^2 H D                  scores and weighted sum
+    mlp         = 6 n d m                    gate, up, down
+    lm_head     = 2 d V                      logits of the last position, all that ``generate`` computes
+    selection   = 2 n H D                    one attention row per layer that scores for a cut
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from vispco.errors import BudgetError, ModelError
+from vispco.schedule import check_keep, cut_layers, keep_counts
+
+Number = TypeVar("Number", float, Tensor)
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """The sizes of a decoder that its cost depends on."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: Any) -> "DecoderShape":
+        """Read the sizes from a Hugging Face configuration (of the whole model or of its text part).
+
+        Raises
+        ------
+        ModelError
+            If a size is missing.
+        """
+        text = config.get_text_config()
+        try:
+            return cls(
+                layers=text.num_hidden_layers,
+                hidden=text.hidden_size,
+                heads=text.num_attention_heads,
+                kv_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
+                head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+                mlp=text.intermediate_size,
+                vocabulary=text.vocab_size,
+            )
+        except AttributeError as error:
+            raise ModelError(f"model type {config.model_type!r} gives no decoder sizes ({error})") from None
+
+    def projections(self, tokens: Number) -> Number:
+        """Query, key, value and output projections of one layer."""
+        return 2.0 * self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads) * tokens
+
+    def attention(self, tokens: Number) -> Number:
+        """Attention scores and weighted values of one layer."""
+        return 4.0 * self.heads * self.head_dim * tokens * tokens
+
+    def mlp_cost(self, tokens: Number) -> Number:
+        """The gated MLP of one layer."""
+        return 6.0 * self.hidden * self.mlp * tokens
+
+    def layer(self, tokens: Number) -> Number:
+        """One layer in which ``tokens`` tokens (text and visual) run."""
+        return self.projections(tokens) + self.attention(tokens) + self.mlp_cost(tokens)
+
+    @property
+    def lm_head(self) -> float:
+        """Logits of one position."""
+        return 2.0 * self.hidden * self.vocabulary
+
+
+@dataclass(frozen=True)
+class FlopReport:
+    """FLOPs of one prefill, in parts; float64."""
+
+    projections: float
+    attention: float
+    mlp: float
+    lm_head: float
+    selection: float
+    unpruned: float
+
+    @property
+    def total(self) -> float:
+        """All parts together."""
+        return self.projections + self.attention + self.mlp + self.lm_head + self.selection
+
+    @property
+    def ratio(self) -> float:
+        """Share of the unpruned prefill: what a budget limits."""
+        return self.total / self.unpruned
+
+
+def count_flops(
+    config: Any, text_tokens: int, visual_tokens: int, keep: Sequence[float], scored_rows: int = 0
+) -> FlopReport:
+    """Exact prefill FLOPs of the language model under a schedule.
+
+    Parameters
+    ----------
+    config
+        Hugging Face configuration of the model.
+    text_tokens, visual_tokens : int
+        Tokens of one sample, without padding.
+    keep : sequence of float, length layers
+    scored_rows : int
+        Attention rows that the selector has computed before every cut (1 for FastV, 0 for Random).
+
+    Raises
+    ------
+    ConfigError
+        If ``keep`` is not a schedule for this model.
+    """
+    shape = DecoderShape.of(config)
+    counts = keep_counts(check_keep(keep, shape.layers), visual_tokens)
+    tokens = [float(text_tokens + count) for count in counts.tolist()]
+    scored = sum(tokens[layer - 1] for layer in cut_layers(counts)) * scored_rows
+    full = float(text_tokens + visual_tokens)
+    return FlopReport(
+        projections=sum(map(shape.projections, tokens)),
+        attention=sum(map(shape.attention, tokens)),
+        mlp=sum(map(shape.mlp_cost, tokens)),
+        lm_head=shape.lm_head,
+        selection=2.0 * shape.heads * shape.head_dim * scored,
+        unpruned=shape.layers * shape.layer(full) + shape.lm_head,
+    )
+
+
+class FlopCost:
+    """Prefill FLOPs over a set of samples, as a fraction of the unpruned prefill (a ratio of means).
+
+    Samples with equal (text, visual) token numbers are counted once and weighted.
+
+    Parameters
+    ----------
+    config
+        Hugging Face configuration of the model.
+    tokens : sequence of (text_tokens, visual_tokens), one per sample
+    scored_rows : int
+        See :func:`count_flops`.
+    """
+
+    name = "flops"
+
+    def __init__(self, config: Any, tokens: Sequence[tuple[int, int]], scored_rows: int = 0):
+        self.config = config
+        self.shape = DecoderShape.of(config)
+        self.scored_rows = scored_rows
+        kinds = sorted(set(tokens))
+        self.kinds = kinds
+        self.weights = [tokens.count(kind) / len(tokens) for kind in kinds]
+        self.text = torch.tensor([text for text, _ in kinds], dtype=torch.float64)
+        self.visual = torch.tensor([visual for _, visual in kinds], dtype=torch.float64)
+        self._weight = torch.tensor(self.weights, dtype=torch.float64)
+
+    @property
+    def unpruned(self) -> float:
+        """Mean FLOPs of an unpruned prefill."""
+        full = self.shape.layers * self.shape.layer(self.text + self.visual) + self.shape.lm_head
+        return float((full * self._weight).sum())
+
+    def exact(self, keep: Sequence[float]) -> float:
+        """Cost of the integer counts that ``keep`` rounds to, selection included."""
+        reports = [count_flops(self.config, text, visual, keep, self.scored_rows) for text, visual in self.kinds]
+        return sum(w * report.total for w, report in zip(self.weights, reports, strict=True)) / self.unpruned
+
+    def soft(self, ratios: Tensor) -> Tensor:
+        """Differentiable twin without rounding and without selection.
+
+        Parameters
+        ----------
+        ratios : Tensor, shape (..., layers)
+
+        Returns
+        -------
+        Tensor, shape (...), float64
+        """
+        tokens = self.text + ratios.double()[..., None] * self.visual
+        total = self.shape.layer(tokens).sum(dim=-2) + self.shape.lm_head
+        return (total * self._weight).sum(dim=-1) / self.unpruned
+
+    def reachable(self, floor: Sequence[float]) -> tuple[float, float]:
+        """Smallest and largest cost, where ``floor`` is the cheapest schedule allowed."""
+        return self.exact(floor), 1.0
+
+    def check_budget(self, budget: float, floor: Sequence[float]) -> None:
+        """Refuse a budget that no schedule can meet.
+
+        Raises
+        ------
+        BudgetError
+            With the reachable range.
+        """
+        least, most = self.reachable(floor)
+        if not least <= budget <= most:
+            raise BudgetError(
+                f"budget {budget:g} cannot be reached: costs of this model and data run from {least:.3f} "
+                f"(text tokens and the layers that must stay whole) to {most:.3f} of the unpruned prefill; "
+                f"choose a budget in between"
+            )

@@ -1,0 +1,17 @@
+"""The pruning engine: the only room that knows the insides of transformers."""
+
+from vispco.engine.attention import observed_attention
+from vispco.engine.checkpoint import fingerprint, load_checkpoint, model_card
+from vispco.engine.pruning import Pruned, prune
+from vispco.engine.replay import Captured, Replay
+
+__all__ = [
+    "Captured",
+    "Pruned",
+    "Replay",
+    "fingerprint",
+    "load_checkpoint",
+    "model_card",
+    "observed_attention",
+    "prune",
+]

@@ -1,0 +1,74 @@
+"""The differentiable twin of a prefill: all tokens run, each counts with a weight between dropped and kept.
+
+A token of rank k (0 the best) has at a cut to c = r N tokens the weight of the soft rank::
+
+    m = sigmoid((c - k - 1/2) / (temperature N))
+
+so that ``sum m`` is close to c and the gradient in r does not depend on how scores are distributed. Weights never
+grow with depth, and a layer at which the soft count does not fall by a token does not re-rank anything in full: a cut
+that would not happen must not act. With ``hard=True`` the forward pass uses the 0/1 weights of the integer counts (it
+then equals physical dropping) and the backward pass the soft ones (straight-through).
+"""
+
+import torch
+from torch import Tensor
+
+from vispco.engine.prefill import Prefill
+from vispco.schedule import keep_counts
+from vispco.selectors import Selector
+
+
+class RelaxedPrefill(Prefill):
+    """A prefill whose tokens are weighted by ``policy`` instead of dropped; same parameters as :class:`Prefill`."""
+
+    def __init__(
+        self,
+        visual: Tensor,
+        real: Tensor,
+        query: Tensor,
+        selector: Selector,
+        keys: Tensor,
+        *,
+        temperature: float = 0.05,
+        hard: bool = False,
+    ):
+        super().__init__(visual, real, query, selector, keys)
+        self.temperature, self.hard = temperature, hard
+        self.totals = self.alive.sum(dim=1).float()
+        self._original = self.alive
+        self.weight = self.alive.float()
+        """Weight of every visual token, shape (batch, visual)."""
+        self.soft_count = self.totals.clone()
+        self.policy: Tensor | None = None
+        """Weight of every token of the sequence, shape (batch, sequence); None while all count in full."""
+
+    def weigh(self, ratio: Tensor) -> None:
+        """Apply a layer's keep ratio, shape (batch,), at the layer's input."""
+        count = ratio * self.totals
+        with torch.no_grad():
+            order = self.ranks().argsort(dim=1)
+            mass = self.weight.detach().gather(1, order)
+            # A token's rank is the weight of all better ones: the plain rank where weights are 0 and 1.
+            rank = torch.empty_like(mass).scatter_(1, order, mass.cumsum(dim=1) - mass)
+        soft = torch.sigmoid((count[:, None] - rank - 0.5) / (self.temperature * self.totals[:, None]))
+        share = (self.soft_count - count).clamp(0.0, 1.0)[:, None]
+        weight = torch.minimum(self.weight, share * soft + (1 - share) * self.weight)
+        if self.hard:
+            whole = keep_counts_of(ratio, self.totals)[:, None]
+            kept = ((self.ranks() < whole) & self.alive).to(weight.dtype)
+            weight = kept + weight - weight.detach()
+            self.alive = kept.bool()
+        self.weight, self.soft_count = weight, count
+        sequence = torch.ones_like(self.visual, dtype=weight.dtype)
+        self.policy = sequence.scatter(1, self.visual_slots, torch.where(self._original, weight, 1.0))
+
+    def _reweigh(self, heads: Tensor) -> Tensor:
+        if self.policy is None:
+            return heads
+        weighted = heads * self.policy.detach()[:, None, None]
+        return weighted / weighted.sum(dim=-1, keepdim=True)
+
+
+def keep_counts_of(ratio: Tensor, totals: Tensor) -> Tensor:
+    """Integer counts of one ratio per sample; shape (batch,)."""
+    return keep_counts(ratio.detach(), totals.to(torch.int64)).diagonal()
