@@ -96,6 +96,14 @@ class Prefill:
         """An independent copy; tensors are shared, as none is ever changed in place."""
         return copy.copy(self)
 
+    def select(self, index: Tensor) -> "Prefill":
+        """The prefill of samples ``index`` (which may repeat)."""
+        other = self.fork()
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(other, name, value[index])
+        return other
+
     def observe(self, query: Tensor, key: Tensor, scaling: float) -> None:
         """Compute the last prompt token's attention row from a layer's queries and keys (after rotary embedding).
 
@@ -109,7 +117,7 @@ class Prefill:
 
     def _attention_row(self, query: Tensor, key: Tensor, scaling: float) -> Tensor:
         """Softmax over all visible keys, mean over query heads; shape (batch, tokens), float32."""
-        row = gather_slots(query.transpose(1, 2), self._place_of(self.query[:, None]))[:, 0]
+        row = gather_slots(query.transpose(1, 2), self.place_of(self.query[:, None]))[:, 0]
         groups = row.reshape(row.shape[0], key.shape[1], -1, row.shape[-1])
         logits = (groups @ key.transpose(2, 3)).float() * scaling
         visible = self._visible_keys(key.shape[2])
@@ -127,7 +135,7 @@ class Prefill:
             return self.real & (places[None] <= self.query[:, None])
         return (self.slots != FILLER) & (self.slots <= self.query[:, None])
 
-    def _place_of(self, slots: Tensor) -> Tensor:
+    def place_of(self, slots: Tensor) -> Tensor:
         """Local places of ``slots`` (batch, any) among the running tokens; arbitrary for slots that are gone."""
         if self.slots is None:
             return slots
@@ -137,7 +145,7 @@ class Prefill:
         return inverse.gather(1, slots + 1)
 
     def _visual_part(self, row: Tensor) -> Tensor:
-        return row.gather(1, self._place_of(self.visual_slots))
+        return row.gather(1, self.place_of(self.visual_slots))
 
     def ranks(self) -> Tensor:
         """Rank of every visual token among those alive, by the selector; shape (batch, visual)."""
@@ -169,7 +177,7 @@ class Prefill:
         width = int(kept.sum(dim=1).max())
         places = torch.arange(self._length, device=kept.device)
         slots = torch.where(kept, places[None], FILLER).sort(dim=1).values[:, self._length - width :]
-        local = self._place_of(slots.clamp(min=0))
+        local = self.place_of(slots.clamp(min=0))
         self.alive, self.slots, self.last_row = alive, slots, None
         return gather_slots(hidden, local)
 

@@ -15,24 +15,24 @@ from torch import Tensor
 
 from vispco.engine.prefill import Prefill
 from vispco.schedule import keep_counts
-from vispco.selectors import Selector
 
 
 class RelaxedPrefill(Prefill):
-    """A prefill whose tokens are weighted by ``policy`` instead of dropped; same parameters as :class:`Prefill`."""
+    """A prefill whose tokens are weighted by ``policy`` instead of dropped.
 
-    def __init__(
-        self,
-        visual: Tensor,
-        real: Tensor,
-        query: Tensor,
-        selector: Selector,
-        keys: Tensor,
-        *,
-        temperature: float = 0.05,
-        hard: bool = False,
-    ):
-        super().__init__(visual, real, query, selector, keys)
+    Parameters
+    ----------
+    start : Prefill
+        Where it takes over; nothing dropped yet.
+    temperature : float
+        Width of the soft rank as a fraction of the visual tokens.
+    hard : bool
+        0/1 weights in the forward pass.
+    """
+
+    def __init__(self, start: Prefill, *, temperature: float, hard: bool = False):
+        assert start.slots is None
+        vars(self).update(vars(start))
         self.temperature, self.hard = temperature, hard
         self.totals = self.alive.sum(dim=1).float()
         self._original = self.alive

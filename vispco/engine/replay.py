@@ -133,7 +133,7 @@ class Replay:
 
     def logits(self, hidden: Tensor, prefill: Prefill, rows: Tensor) -> Tensor:
         """Logits at slots ``rows`` (batch, answers) of the last layer's output; shape (batch, answers, vocabulary)."""
-        places = prefill._place_of(rows)[..., None].expand(-1, -1, hidden.shape[-1])
+        places = prefill.place_of(rows)[..., None].expand(-1, -1, hidden.shape[-1])
         picked = hidden.gather(1, places)
         logits: Tensor = self.family.lm_head(self.family.norm(picked))
         return logits
@@ -156,22 +156,30 @@ class Replay:
         Parameters
         ----------
         captured : Captured
-        ratios : Tensor, shape (batch, layers)
-            One schedule per sample; layer 0 runs whole.
+        ratios : Tensor, shape (schedules, layers)
+            Every schedule runs on every sample; layer 0, which stays whole, runs once for all of them.
         rows : Tensor, shape (batch, answers)
         temperature : float
             Width of the soft rank as a fraction of the visual tokens.
         hard : bool
             0/1 weights in the forward pass (straight-through).
+
+        Returns
+        -------
+        Tensor, shape (schedules, batch, answers, vocabulary)
         """
-        c = captured
-        prefill = RelaxedPrefill(c.visual, c.real, c.query, self.selector, c.keys, temperature=temperature, hard=hard)
-        hidden = c.hidden
-        for index in range(self.layers):
-            if index:
-                prefill.weigh(ratios[:, index])
-            hidden = self.layer(index, hidden, prefill, c.arguments)
-        return self.logits(hidden, prefill, rows)
+        c, number = captured, len(ratios)
+        first = self.start(c)
+        with torch.no_grad():
+            hidden = self.layer(0, c.hidden, first, c.arguments)
+        every = torch.arange(len(hidden), device=hidden.device).repeat(number)
+        hidden, many = hidden[every], c.select(every)
+        prefill = RelaxedPrefill(first.select(every), temperature=temperature, hard=hard)
+        each = ratios.repeat_interleave(len(c.hidden), dim=0)
+        for index in range(1, self.layers):
+            prefill.weigh(each[:, index])
+            hidden = self.layer(index, hidden, prefill, many.arguments)
+        return self.logits(hidden, prefill, rows[every]).unflatten(0, (number, -1))
 
 
 __all__ = ["Captured", "Replay", "observed_attention"]

@@ -8,7 +8,7 @@ All functions refuse points that :func:`~vispco.frontier.points.comparable` refu
 import math
 from collections.abc import Sequence
 
-import moocore  # type: ignore[import-untyped]
+import moocore
 import numpy as np
 from numpy.typing import NDArray
 

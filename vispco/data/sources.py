@@ -1,0 +1,60 @@
+"""Where samples come from: a table of the user's, or the embedded shapes world stored as one."""
+
+import os
+from itertools import islice
+from pathlib import Path
+
+from vispco.data.samples import Sample, read_tsv
+from vispco.embedded import shapes
+from vispco.errors import DataError
+
+
+def load_samples(path: str, split: str, count: int, *, seed: int = 0, cache: Path | None = None) -> list[Sample]:
+    """The first ``count`` samples of a split.
+
+    Parameters
+    ----------
+    path : str
+        A table for :func:`vispco.data.read_tsv`, or ``shapes`` for the embedded data set, which is generated and
+        stored as such a table first.
+    split : str
+        Rows whose ``split`` is another one are passed over; rows without a split count for every one.
+    count : int
+        At least 1.
+    seed : int
+        Seed of generated data.
+    cache : Path or None
+        Folder for generated tables; ``vispco`` in the user's cache folder if None.
+
+    Raises
+    ------
+    DataError
+        If the split has no samples, or ``count`` is below 1.
+    """
+    if count < 1:
+        raise DataError(f"{count} samples of split {split!r} were asked for; ask for at least 1")
+    if path == "shapes" and split not in shapes.SPLITS:
+        raise DataError(f"split {split!r} is unknown in shapes world; choose one of {', '.join(shapes.SPLITS)}")
+    table = _stored_shapes(split, count, seed, cache or _user_cache()) if path == "shapes" else Path(path)
+    samples = list(islice((s for s in read_tsv(table) if s.split in ("", split)), count))
+    if not samples:
+        raise DataError(f"{path}: no samples of split {split!r}; check the `split` column")
+    return samples
+
+
+def _stored_shapes(split: str, count: int, seed: int, cache: Path) -> Path:
+    """Generate once: a table is complete when it carries its name."""
+    table = cache / f"shapes-v1-{split}-{count}-seed{seed}.tsv"
+    if not table.exists():
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            temporary = table.with_suffix(f".{os.getpid()}.tmp")
+            shapes.write_tsv(temporary, split, count, seed)
+            os.replace(temporary, table)
+        except OSError as error:
+            raise DataError(f"{cache}: cannot store generated data ({error}); set XDG_CACHE_HOME elsewhere") from None
+    return table
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vispco"

@@ -1,0 +1,7 @@
+"""Quality and cost of schedules on samples."""
+
+from vispco.evaluation.evaluator import Evaluator, Quality, TeacherBatch
+from vispco.evaluation.ledger import Ledger
+from vispco.evaluation.prompts import prepare, prompt_fingerprint, prompt_text
+
+__all__ = ["Evaluator", "Ledger", "Quality", "TeacherBatch", "prepare", "prompt_fingerprint", "prompt_text"]

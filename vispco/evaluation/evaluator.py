@@ -1,0 +1,199 @@
+"""Quality of many schedules on the same samples, with everything shared that can be.
+
+Inputs of the first decoder layer and the unpruned model's answers are computed once. Schedules that begin alike share
+the layers of their common beginning: they are walked as a tree, and the tree is charged to a ledger as it runs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vispco.cost import DecoderShape, FlopCost
+from vispco.data import Sample
+from vispco.engine import Captured, Replay, observed_attention
+from vispco.evaluation.ledger import Ledger
+from vispco.evaluation.prompts import END, NOTHING, prepare
+from vispco.schedule import keep_counts
+from vispco.selectors import make_selector
+
+Schedule = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Per-sample quality of one schedule.
+
+    Attributes
+    ----------
+    kl : ndarray, shape (samples,)
+        KL(unpruned || pruned) in nats, mean over the answer's tokens.
+    score : ndarray, shape (samples,)
+        1 where the greedy answer is the reference, to its end; else 0.
+    """
+
+    kl: NDArray[np.float64]
+    score: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TeacherBatch:
+    """A captured batch with the unpruned model's log-probabilities, shape (batch, answers, vocabulary)."""
+
+    captured: Captured
+    rows: Tensor
+    targets: Tensor
+    teacher: Tensor
+    text_tokens: Tensor
+
+    def select(self, index: Tensor) -> "TeacherBatch":
+        """The batch made of samples ``index`` (which may repeat)."""
+        return TeacherBatch(
+            self.captured.select(index),
+            self.rows[index],
+            self.targets[index],
+            self.teacher[index],
+            self.text_tokens[index],
+        )
+
+    def divergence(self, logits: Tensor) -> Tensor:
+        """KL(unpruned || pruned) per sample, mean over answer tokens; differentiable, shape (batch,)."""
+        student = logits.float().log_softmax(dim=-1)
+        per_row = (self.teacher.exp() * (self.teacher - student)).sum(dim=-1)
+        counts = (self.targets >= 0).to(per_row.dtype)
+        return (per_row * counts).sum(dim=1) / counts.sum(dim=1)
+
+
+class Evaluator:
+    """Evaluates schedules of one model and selector on one set of samples.
+
+    Parameters
+    ----------
+    model, processor
+        From :func:`vispco.engine.load_checkpoint`.
+    samples : sequence of Sample
+    selector : str
+    selector_params : mapping
+    ledger : Ledger or None
+        Charged with every layer that runs.
+    batch_size : int
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        samples: Sequence[Sample],
+        selector: str = "fastv",
+        selector_params: Mapping[str, Any] | None = None,
+        *,
+        ledger: Ledger | None = None,
+        batch_size: int = 125,
+    ):
+        self.samples = samples
+        self.ledger = ledger if ledger is not None else Ledger()
+        self.shape = DecoderShape.of(model.config)
+        self.selector = make_selector(selector, selector_params)
+        self.replay = Replay(model, self.selector)
+        self.model = model
+        stops = model.generation_config.eos_token_id
+        self._stops = torch.tensor([stops] if isinstance(stops, int) else list(stops or []), dtype=torch.int64)
+        with observed_attention(model):
+            starts = range(0, len(samples), batch_size)
+            self.batches = [self._teach(processor, samples[start : start + batch_size]) for start in starts]
+
+    def share(self, selector: str, selector_params: Mapping[str, Any] | None = None) -> "Evaluator":
+        """The same samples and teacher under another selector."""
+        other = object.__new__(Evaluator)
+        other.__dict__.update(self.__dict__)
+        other.selector = make_selector(selector, selector_params)
+        other.replay = Replay(self.model, other.selector)
+        return other
+
+    def cost(self) -> FlopCost:
+        """The cost model for these prompts and this selector."""
+        tokens = [
+            (int(text), int(visual))
+            for batch in self.batches
+            for text, visual in zip(batch.text_tokens, batch.captured.visual_tokens, strict=True)
+        ]
+        return FlopCost(self.model.config, tokens, scored_rows=int("last_row" in self.selector.needs))
+
+    def evaluate(
+        self, schedules: Sequence[Schedule], *, limit: int | None = None, advance: Callable[[int], None] | None = None
+    ) -> list[Quality]:
+        """Quality of every schedule, tokens physically dropped.
+
+        Parameters
+        ----------
+        schedules : sequence of schedules
+        limit : int or None
+            Use the first ``limit`` samples only.
+        advance : callable or None
+            Called with the number of samples done, for a progress bar.
+        """
+        kl: list[list[Tensor]] = [[] for _ in schedules]
+        score: list[list[Tensor]] = [[] for _ in schedules]
+        left = len(self.samples) if limit is None else min(limit, len(self.samples))
+        with observed_attention(self.model), torch.no_grad():
+            for batch in self.batches:
+                if left <= 0:
+                    break
+                part = batch if len(batch.rows) <= left else batch.select(torch.arange(left))
+                left -= len(part.rows)
+                counts = [keep_counts(schedule, part.captured.visual_tokens) for schedule in schedules]
+                for index, logits in self._walk(part, counts):
+                    kl[index].append(part.divergence(logits).double())
+                    score[index].append(self._right(part, logits).double())
+                if advance:
+                    advance(len(part.rows))
+        return [Quality(torch.cat(k).numpy(), torch.cat(s).numpy()) for k, s in zip(kl, score, strict=True)]
+
+    def _teach(self, processor: Any, samples: Sequence[Sample]) -> TeacherBatch:
+        batch = prepare(processor, samples)
+        captured = self.replay.capture(batch.inputs, batch.query)
+        full = self.replay.run(captured, (1.0,) * self.replay.layers, batch.rows)
+        text = batch.prompt_tokens - captured.visual_tokens
+        self.ledger.add_forwards(len(samples))
+        return TeacherBatch(captured, batch.rows, batch.targets, full.float().log_softmax(dim=-1), text)
+
+    def _walk(self, batch: TeacherBatch, counts: list[Tensor]) -> list[tuple[int, Tensor]]:
+        """Logits of every schedule, depth first through the tree of common beginnings."""
+        results: list[tuple[int, Tensor]] = []
+        captured, layers = batch.captured, self.replay.layers
+
+        def descend(layer: int, hidden: Tensor, prefill: Any, members: list[int]) -> None:
+            if layer == layers:
+                logits = self.replay.logits(hidden, prefill, batch.rows)
+                results.extend((index, logits) for index in members)
+                return
+            branches: dict[tuple[int, ...], list[int]] = {}
+            for index in members:
+                branches.setdefault(tuple(counts[index][layer].tolist()), []).append(index)
+            for kept, group in branches.items():
+                branch = prefill.fork()
+                after = branch.cut(torch.tensor(kept), hidden)
+                after = self.replay.layer(layer, after, branch, captured.arguments)
+                self.charge_layer(batch, torch.tensor(kept))
+                descend(layer + 1, after, branch, group)
+
+        descend(0, captured.hidden, self.replay.start(captured), list(range(len(counts))))
+        return results
+
+    def charge_layer(self, batch: TeacherBatch, kept: Tensor) -> None:
+        """Charge one layer with ``kept`` visual tokens per sample, in forwards of the unpruned model."""
+        text = batch.text_tokens.double()
+        run = self.shape.layer(text + kept.double())
+        whole = self.shape.layers * self.shape.layer(text + batch.captured.visual_tokens.double())
+        self.ledger.add_forwards(float((run / whole).sum()))
+
+    def _right(self, batch: TeacherBatch, logits: Tensor) -> Tensor:
+        """Whether every greedy token is the answer's, and the text then ends; shape (batch,), bool."""
+        said = logits.argmax(dim=-1)
+        ends = torch.isin(said, self._stops) if len(self._stops) else torch.ones_like(said, dtype=torch.bool)
+        right = torch.where(batch.targets == END, ends, said == batch.targets)
+        return (right | (batch.targets == NOTHING)).all(dim=1)

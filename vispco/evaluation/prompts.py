@@ -1,0 +1,98 @@
+"""From samples to batches: prompts through the model's own chat template, answers appended for teacher forcing."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vispco.data import Sample
+from vispco.errors import DataError, ModelError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts and their answers as tensors.
+
+    Attributes
+    ----------
+    inputs : dict
+        For the model; answers stand right of the prompts, their last token left out.
+    query : Tensor, shape (batch,)
+        Place of the last prompt token.
+    rows : Tensor, shape (batch, answers)
+        Places whose logits predict the answer's tokens, the first one included, and the end of the text.
+    targets : Tensor, shape (batch, answers), int64
+        The answer's tokens, then -1 where the text has to end, then -2.
+    prompt_tokens : Tensor, shape (batch,)
+        Tokens of each prompt without padding.
+    """
+
+    inputs: dict[str, Tensor]
+    query: Tensor
+    rows: Tensor
+    targets: Tensor
+    prompt_tokens: Tensor
+
+
+END = -1
+"""Target where generation has to stop."""
+NOTHING = -2
+"""Target of a row that does not count."""
+
+
+def prompt_text(processor: Any, question: str) -> str:
+    """The prompt for one image and a question.
+
+    Raises
+    ------
+    ModelError
+        If the processor has no chat template.
+    """
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    try:
+        text: str = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    except ValueError as error:
+        raise ModelError(f"the processor has no chat template ({error}); save one with the checkpoint") from None
+    return text
+
+
+def prompt_fingerprint(processor: Any) -> str:
+    """Digest of how a question becomes a prompt; 16 hexadecimal digits."""
+    return hashlib.sha256(prompt_text(processor, "\N{BULLET}").encode()).hexdigest()[:16]
+
+
+def prepare(processor: Any, samples: Sequence[Sample]) -> Batch:
+    """Tokenise samples into one left-padded batch.
+
+    Raises
+    ------
+    DataError
+        If an answer has no tokens.
+    """
+    texts = [prompt_text(processor, sample.question) for sample in samples]
+    prompts = processor(text=texts, images=[[s.image] for s in samples], padding=True, return_tensors="pt")
+    tokenizer = processor.tokenizer
+    answers = [tokenizer(sample.answer, add_special_tokens=False)["input_ids"] for sample in samples]
+    for sample, tokens in zip(samples, answers, strict=True):
+        if not tokens:
+            raise DataError(f"sample {sample.index}: answer {sample.answer!r} has no tokens; give a word")
+    longest = max(map(len, answers))
+    filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    forced = torch.tensor([tokens + [filler] * (longest - len(tokens)) for tokens in answers])
+    real = torch.tensor([[1] * len(tokens) + [0] * (longest - len(tokens)) for tokens in answers])
+    targets = torch.tensor([tokens + [END] + [NOTHING] * (longest - len(tokens)) for tokens in answers])
+    ids, mask = prompts["input_ids"], prompts["attention_mask"]
+    width = ids.shape[1]
+    inputs = {key: value for key, value in prompts.items() if key not in ("input_ids", "attention_mask")}
+    inputs["input_ids"] = torch.cat([ids, forced], dim=1)
+    inputs["attention_mask"] = torch.cat([mask, real], dim=1)
+    return Batch(
+        inputs=inputs,
+        query=torch.full((len(samples),), width - 1),
+        rows=(width - 1 + torch.arange(longest + 1)).expand(len(samples), -1),
+        targets=targets,
+        prompt_tokens=mask.sum(dim=1),
+    )

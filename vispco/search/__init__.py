@@ -1,0 +1,1 @@
+"""Searches for schedules: learned by gradient, and the baselines they are held against."""
