@@ -116,6 +116,11 @@ class PruningConfig(_Frozen):
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"not valid JSON ({error}); the file may be truncated, export it again") from None
+        return cls.from_data(data)
+
+    @classmethod
+    def from_data(cls, data: object) -> "PruningConfig":
+        """Validate what JSON parsing gave; see :meth:`load`."""
         try:
             return cls.model_validate(data)
         except ValidationError as error:

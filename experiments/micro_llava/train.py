@@ -41,6 +41,9 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endfor %}{% if add_generation_prompt %}<answer>{% endif %}"
 )
 QUESTIONS = 8
+EARLY = tuple(shapes.SLICES)
+LATE = ("category", "counting", "existence", "position", "position", "relation", "relation", "comparison")
+"""Slices of the eight places: one of each at first, in the second half more of those that take longest to learn."""
 SLOT = 10
 """Tokens per packed question: at most eight words, the answer marker and the answer."""
 
@@ -183,20 +186,20 @@ def vision_accuracy(model, heads, seed: int) -> dict[str, float]:
 # --- stage 2: answering ----------------------------------------------------------------------------------------------
 
 
-def question_batch(tokenizer, seed: int, step: int, size: int, most: int, split: str = "train"):
-    """Images and packed questions; a slice that the scene cannot ask gives its place to another one."""
+def question_batch(tokenizer, seed: int, step: int, size: int, most: int, split: str = "train", places=EARLY):
+    """Images and packed questions; a slice that the scene cannot ask gives its place to any other one."""
     rng = np.random.default_rng([seed, 21 + shapes.SPLITS.index(split), step])
     ids = np.zeros((size, QUESTIONS, SLOT), dtype=np.int64)
     labels = np.full((size, QUESTIONS, SLOT), -100, dtype=np.int64)
     slices = np.zeros((size, QUESTIONS), dtype=np.int64)
     images = []
-    asks = list(shapes.SLICES.values())
+    names, asks = list(shapes.SLICES), list(shapes.SLICES.values())
     vocabulary = tokenizer.get_vocab()
     for row in range(size):
         scene = shapes.draw_scene(rng, split, most)
         images.append(shapes.render(scene, rng))
         for place in range(QUESTIONS):
-            kind = place
+            kind = names.index(places[place])
             while (asked := asks[kind](scene, rng)) is None:
                 kind = int(rng.integers(len(asks)))
             words = [vocabulary[word] for word in [*asked[0].split(), "<answer>", asked[1]]]
@@ -270,6 +273,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--save-every", type=int, default=100)
+    parser.add_argument("--compile", action="store_true", help="compile the decoder layers (faster, other rounding)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
@@ -278,6 +282,9 @@ def main() -> None:
     heads = DenseHeads(model.config.vision_config.hidden_size)
     state_path = options.out / "state.pt"
     state = torch.load(state_path, weights_only=True) if state_path.exists() else None
+    if options.compile:
+        for layer in model.model.language_model.layers:
+            layer.forward = torch.compile(layer.forward, dynamic=False)
     stages = {
         "vision": ([*model.model.vision_tower.parameters(), *heads.parameters()], options.vision_steps, 64),
         "answers": (
@@ -305,7 +312,8 @@ def main() -> None:
             else:
                 # Binding appears with few objects on the table and then holds for more.
                 most = min(6, 2 + int(step / (0.35 * steps) * 5))
-                pixels, ids, labels, _ = question_batch(tokenizer, options.seed, step, batch, most)
+                places = EARLY if step < 0.6 * steps else LATE
+                pixels, ids, labels, _ = question_batch(tokenizer, options.seed, step, batch, most, places=places)
                 where = labels != -100
                 loss = F.cross_entropy(answer_logits(model, pixels, ids, where), labels[where])
             optimizer.zero_grad()

@@ -173,10 +173,10 @@ def ask_reading(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def ask_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
-    """Spatial relation of two shapes that occur once each, never in the same row or column asked about."""
+    """Spatial relation of two shapes that occur once each, two cells or more apart in the direction asked about."""
     axis = int(rng.integers(2))
     things = scene.unique("shape")
-    pairs = [(a, b) for a in things for b in things if a.cell[axis] != b.cell[axis]]
+    pairs = [(a, b) for a in things for b in things if abs(a.cell[axis] - b.cell[axis]) > 1]
     if not pairs:
         return None
     first, second = pairs[rng.integers(len(pairs))]

@@ -171,7 +171,10 @@ class Prefill:
         counts = counts.to(self.alive.device)
         if bool((self.alive.sum(dim=1) <= counts).all()):
             return hidden
-        alive = self.alive & (self.ranks() < counts[:, None])
+        return self._drop(self.alive & (self.ranks() < counts[:, None]), hidden)
+
+    def _drop(self, alive: Tensor, hidden: Tensor) -> Tensor:
+        """Leave only visual tokens ``alive`` (batch, visual) running."""
         kept_visual = torch.zeros_like(self.visual).scatter(1, self.visual_slots, alive)
         kept = self.real & (~self.visual | kept_visual)
         width = int(kept.sum(dim=1).max())

@@ -13,8 +13,11 @@ then equals physical dropping) and the backward pass the soft ones (straight-thr
 import torch
 from torch import Tensor
 
-from vispco.engine.prefill import Prefill
+from vispco.engine.prefill import Prefill, gather_slots
 from vispco.schedule import keep_counts
+
+NEGLIGIBLE = 0.02
+"""Weight below which a token is dropped physically: it would cost as much as any other."""
 
 
 class RelaxedPrefill(Prefill):
@@ -40,10 +43,17 @@ class RelaxedPrefill(Prefill):
         """Weight of every visual token, shape (batch, visual)."""
         self.soft_count = self.totals.clone()
         self.policy: Tensor | None = None
-        """Weight of every token of the sequence, shape (batch, sequence); None while all count in full."""
+        """Weight of every token that runs, shape (batch, tokens); None while all count in full."""
 
-    def weigh(self, ratio: Tensor) -> None:
-        """Apply a layer's keep ratio, shape (batch,), at the layer's input."""
+    def weigh(self, ratio: Tensor, hidden: Tensor) -> Tensor:
+        """Apply a layer's keep ratio, shape (batch,), at the layer's input.
+
+        Returns
+        -------
+        Tensor, shape (batch, tokens left, width)
+            ``hidden`` without the tokens whose weight is negligible for good; all of it with hard weights, because
+            the straight-through gradient needs dropped tokens to run along.
+        """
         count = ratio * self.totals
         with torch.no_grad():
             order = self.ranks().argsort(dim=1)
@@ -55,12 +65,16 @@ class RelaxedPrefill(Prefill):
         weight = torch.minimum(self.weight, share * soft + (1 - share) * self.weight)
         if self.hard:
             whole = keep_counts_of(ratio, self.totals)[:, None]
-            kept = ((self.ranks() < whole) & self.alive).to(weight.dtype)
-            weight = kept + weight - weight.detach()
-            self.alive = kept.bool()
-        self.weight, self.soft_count = weight, count
+            kept = (self.ranks() < whole) & self.alive
+            weight = kept.to(weight.dtype) + weight - weight.detach()
+            self.alive = kept
+        elif bool((weight < NEGLIGIBLE).logical_and(self.alive).any()):
+            hidden = self._drop(self.alive & (weight.detach() >= NEGLIGIBLE), hidden)
+        self.weight, self.soft_count = weight * self._original, count
         sequence = torch.ones_like(self.visual, dtype=weight.dtype)
-        self.policy = sequence.scatter(1, self.visual_slots, torch.where(self._original, weight, 1.0))
+        policy = sequence.scatter(1, self.visual_slots, torch.where(self._original, weight, 1.0))
+        self.policy = policy if self.slots is None else gather_slots(policy, self.slots)
+        return hidden
 
     def _reweigh(self, heads: Tensor) -> Tensor:
         if self.policy is None:

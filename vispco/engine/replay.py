@@ -6,7 +6,7 @@ is replayed: with tokens dropped (:meth:`Replay.run`, which can be forked where 
 (:meth:`Replay.relaxed`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,7 +149,14 @@ class Replay:
         return self.logits(hidden, prefill, rows)
 
     def relaxed(
-        self, captured: Captured, ratios: Tensor, rows: Tensor, *, temperature: float, hard: bool = False
+        self,
+        captured: Captured,
+        ratios: Tensor,
+        rows: Tensor,
+        *,
+        temperature: float,
+        hard: bool = False,
+        visit: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Logits with tokens weighted by the soft rank, differentiable in ``ratios``.
 
@@ -163,6 +170,8 @@ class Replay:
             Width of the soft rank as a fraction of the visual tokens.
         hard : bool
             0/1 weights in the forward pass (straight-through).
+        visit : callable or None
+            Called for every layer from 1 on with the visual tokens that run in it, shape (schedules * batch,).
 
         Returns
         -------
@@ -177,7 +186,9 @@ class Replay:
         prefill = RelaxedPrefill(first.select(every), temperature=temperature, hard=hard)
         each = ratios.repeat_interleave(len(c.hidden), dim=0)
         for index in range(1, self.layers):
-            prefill.weigh(each[:, index])
+            hidden = prefill.weigh(each[:, index], hidden)
+            if visit:
+                visit(many.visual_tokens if hard else prefill.alive.sum(dim=1))
             hidden = self.layer(index, hidden, prefill, many.arguments)
         return self.logits(hidden, prefill, rows[every]).unflatten(0, (number, -1))
 

@@ -2,6 +2,18 @@
 
 from vispco.evaluation.evaluator import Evaluator, Quality, TeacherBatch
 from vispco.evaluation.ledger import Ledger
+from vispco.evaluation.measure import Candidate, Provenance, measure
 from vispco.evaluation.prompts import prepare, prompt_fingerprint, prompt_text
 
-__all__ = ["Evaluator", "Ledger", "Quality", "TeacherBatch", "prepare", "prompt_fingerprint", "prompt_text"]
+__all__ = [
+    "Candidate",
+    "Evaluator",
+    "Ledger",
+    "Provenance",
+    "Quality",
+    "TeacherBatch",
+    "measure",
+    "prepare",
+    "prompt_fingerprint",
+    "prompt_text",
+]

@@ -184,12 +184,12 @@ class Evaluator:
         descend(0, captured.hidden, self.replay.start(captured), list(range(len(counts))))
         return results
 
-    def charge_layer(self, batch: TeacherBatch, kept: Tensor) -> None:
-        """Charge one layer with ``kept`` visual tokens per sample, in forwards of the unpruned model."""
+    def charge_layer(self, batch: TeacherBatch, kept: Tensor, passes: int = 1) -> None:
+        """Charge ``passes`` runs of one layer with ``kept`` visual tokens per sample."""
         text = batch.text_tokens.double()
         run = self.shape.layer(text + kept.double())
         whole = self.shape.layers * self.shape.layer(text + batch.captured.visual_tokens.double())
-        self.ledger.add_forwards(float((run / whole).sum()))
+        self.ledger.add_forwards(passes * float((run / whole).sum()))
 
     def _right(self, batch: TeacherBatch, logits: Tensor) -> Tensor:
         """Whether every greedy token is the answer's, and the text then ends; shape (batch,), bool."""

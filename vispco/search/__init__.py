@@ -1,1 +1,19 @@
 """Searches for schedules: learned by gradient, and the baselines they are held against."""
+
+from vispco.search.lagrangian import AugmentedLagrangian
+from vispco.search.learned import Learned, LearnedSearch, LearnedSettings, Progress
+from vispco.search.methods import GRIDS
+from vispco.search.space import cheapest_schedule, fit_to_budget, monotone_schedules, step_schedules
+
+__all__ = [
+    "GRIDS",
+    "AugmentedLagrangian",
+    "Learned",
+    "LearnedSearch",
+    "LearnedSettings",
+    "Progress",
+    "cheapest_schedule",
+    "fit_to_budget",
+    "monotone_schedules",
+    "step_schedules",
+]

@@ -213,7 +213,7 @@ class LearnedSearch:
                     lagrangian.update(violation)
                 if self.report:
                     worst = float(violation.clamp(min=0.0).mean())
-                    self.report(Progress(step, float(loss.mean()), worst, float(lagrangian.multiplier.mean())))
+                    self.report(Progress(step, loss.detach().mean().item(), worst, float(lagrangian.multiplier.mean())))
                 if step == int(settings.trial * settings.steps) and settings.survivors < settings.starts:
                     alive = _best_of_each(average, owner, settings.survivors)
                     state = optimizer.state[particles]
@@ -232,11 +232,13 @@ class LearnedSearch:
         batch = batches[self.random.integers(len(batches))]
         size = min(self.settings.batch, len(batch.rows))
         part = batch.select(torch.from_numpy(self.random.permutation(len(batch.rows))[:size]))
-        logits = self.evaluator.replay.relaxed(part.captured, ratios, part.rows, temperature=temperature)
-        layers = self.layers
-        self.evaluator.ledger.add_forwards(size * (1 + 2 * (layers - 1) * len(ratios)) / layers)
-        every = torch.arange(size).repeat(len(ratios))
-        return part.select(every).divergence(logits.flatten(0, 1)).unflatten(0, (-1, size)).mean(dim=1)
+        every = part.select(torch.arange(size).repeat(len(ratios)))
+        self.evaluator.charge_layer(part, part.captured.visual_tokens)
+        logits = self.evaluator.replay.relaxed(
+            part.captured, ratios, part.rows, temperature=temperature,
+            visit=lambda kept: self.evaluator.charge_layer(every, kept, passes=2),
+        )  # fmt: skip
+        return every.divergence(logits.flatten(0, 1)).unflatten(0, (-1, size)).mean(dim=1)
 
     # --- 3 -----------------------------------------------------------------------------------------------------------
 

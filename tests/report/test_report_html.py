@@ -1,0 +1,195 @@
+"""The report is one complete file: it says what was measured, escapes what it is given and loads nothing."""
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from vispco.errors import DataError, RunError
+from vispco.frontier import Interval
+from vispco.report import BudgetRow, IndicatorRow, Overlay, ReportData, write_report
+from vispco.report.html import render_report
+
+EVIL = "</script><script>alert(1)</script>\"'&amp;"
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags, links, the text of each section, table rows and the embedded points."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.scripts, self.rows = [], [], [], []
+        self.sections, self.section = {}, ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.links += [value for name, value in attrs if name.split(":")[-1] in ("src", "href", "srcset", "action")]
+        if tag == "section":
+            self.section = dict(attrs)["id"]
+            self.sections[self.section] = ""
+        if tag == "script":
+            self.scripts.append("")
+        if tag == "tr":
+            self.rows.append((self.section, []))
+        if tag in ("td", "th"):
+            self.rows[-1][1].append("")
+
+    def handle_endtag(self, tag):
+        if tag == "section":
+            self.section = ""
+
+    def handle_data(self, data):
+        if self.lasttag == "script":
+            self.scripts[-1] += data
+        if self.section:
+            self.sections[self.section] += data
+        if self.lasttag in ("td", "th", "span", "sup") and self.rows:
+            self.rows[-1][1][-1] += data.strip("\n")
+
+    def table(self, section):
+        return [cells for place, cells in self.rows if place == section]
+
+
+@pytest.fixture(scope="module")
+def data(compared):
+    by_name = {point.name: point for point in compared}
+    return ReportData(
+        title="micro on shapes",
+        facts=[("Model", "micro"), ("Seed", "7")],
+        points=compared,
+        budgets=[
+            BudgetRow(0.3, by_name["learned b=0.30"], by_name["grid b"], Interval(-0.01, -0.035, 0.012)),
+            BudgetRow(0.5, by_name["learned b=0.50"].model_copy(update={"slices": {"colour": 0.6, "count": 0.79}})),
+        ],
+        indicators=[
+            IndicatorRow("hypervolume", "more is better", 0.45, 0.5),
+            IndicatorRow("IGD+", "less is better", 0.0123456),
+            IndicatorRow("spent", "FLOPs", 2.5e12, 1e14),
+        ],
+        overlays=[Overlay(Image.new("RGB", (8, 8)), (2, 2), [("layer 2", [[True] * 2, [False] * 2])], "Q?", "A", "S")],
+    )
+
+
+@pytest.fixture(scope="module")
+def page(data):
+    return Page(render_report(data))
+
+
+def test_every_budget_has_its_row(page):
+    assert page.table("budgets")[1:] == [
+        ["0.30", "0.300", "71.0", "70.0 at 0.300", "\N{MINUS SIGN}1.0 [\N{MINUS SIGN}3.5, +1.2]",
+         "0: 100, 1\N{EN DASH}2: 50, 3: <1"],
+        ["0.50", "0.500", "83.0", "\N{EN DASH}", "\N{EN DASH}", "0: 100, 1\N{EN DASH}2: 50, 3: <1"],
+        ["unpruned", "1.000", "95.0", "", "", "0: 100, 1\N{EN DASH}2: 50, 3: <1"],
+    ]  # fmt: skip
+
+
+def test_indicators_and_their_ratios(page):
+    assert page.table("indicators")[1:] == [
+        ["hypervolume", "more is better", "0.45", "0.5", "0.9"],
+        ["IGD+", "less is better", "0.01235", "\N{EN DASH}", "\N{EN DASH}"],
+        ["spent", "FLOPs", "2.50\u2009\u00d7\u20091012", "1.00\u2009\u00d7\u20091014", "0.025"],
+    ]
+
+
+def test_heat_map_of_schedules(page):
+    assert page.table("schedules") == [
+        ["Budget", "0", "1", "2", "3"],
+        ["0.30", "100", "50", "50", "<1"],
+        ["0.50", "100", "50", "50", "<1"],
+    ]
+    backgrounds = [attrs["style"] for tag, attrs in page.tags if tag == "td" and "style" in attrs]
+    assert backgrounds[:2] == [f"background: rgba(var(--learned), {ratio})" for ratio in ("1.000", "0.500")]
+
+
+def test_worst_slice_of_every_budget_is_marked(page):
+    """Against 90 and 80 unpruned: 75 and 25 lose 15 and 55 points, 60 and 79 lose 30 and 1."""
+    down = "\N{BLACK DOWN-POINTING TRIANGLE}\N{NO-BREAK SPACE}"
+    assert page.table("slices") == [
+        ["Slice", "Unpruned", "0.30", "0.50"],
+        ["colour", "90.0", "75.0", f"{down}60.0"],
+        ["count", "80.0", f"{down}25.0", "79.0"],
+        ["all", "95.0", "71.0", "83.0"],
+    ]
+    assert sum(attrs.get("class") == "bad" for _, attrs in page.tags) == 2
+
+
+def test_nothing_is_worst_where_nothing_is_lost(data):
+    better = data.budgets[0].learned.model_copy(update={"slices": {"colour": 0.95, "extra": 0.5}})
+    page = Page(render_report(replace(data, budgets=[BudgetRow(0.3, better)])))
+    assert page.table("slices")[1:3] == [["colour", "90.0", "95.0"], ["count", "80.0", "\N{EN DASH}"]]
+    assert page.table("slices")[3] == ["extra", "\N{EN DASH}", "50.0"]
+    assert not any(attrs.get("class") == "bad" for _, attrs in page.tags)
+
+
+def test_facts_and_gallery(page):
+    assert page.sections["facts"].split() == ["Run", "Modelmicro", "Seed7"]
+    assert "Q?answer: A \N{MIDDLE DOT} said: S" in page.sections["gallery"]
+    pictures = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert [picture["alt"] for picture in pictures] == ["input", "layer 2: 2 of 4"]
+
+
+def test_embedded_points_answer_the_hover(page, compared):
+    marks = {mark["name"]: mark for mark in json.loads(page.scripts[0])}
+    assert len(marks) == len(compared) - 2  # the dominated points of grid and step are not drawn
+    mark = marks["learned b=0.50"]
+    assert (mark["cost"], mark["score"]) == (0.5, 0.83)
+    assert mark["schedule"] == "0: 100, 1\N{EN DASH}2: 50, 3: <1"
+    assert marks["unpruned"]["x"] > mark["x"] > marks["learned b=0.30"]["x"]
+    assert marks["unpruned"]["y"] < mark["y"]
+
+
+def test_loads_nothing(data, page):
+    assert page.links
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
+    assert not {"link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
+    text = render_report(data)
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+
+
+def test_escapes_what_it_is_given(data, make_point):
+    evil = make_point(EVIL, "learned", 0.4, 0.8, slices={EVIL: 0.5})
+    control = make_point(EVIL, f"control {EVIL}", 0.4, 0.8)
+    grid = make_point(EVIL, "grid", 0.4, 0.8)
+    wicked = ReportData(
+        title=EVIL,
+        facts=[(EVIL, EVIL)],
+        points=[*data.points, evil, control],
+        budgets=[BudgetRow(0.4, evil, grid)],
+        indicators=[IndicatorRow(EVIL, EVIL, 1.0)],
+        overlays=[replace(data.overlays[0], question=EVIL, answer=EVIL, said=EVIL, kept=[(EVIL, [[True] * 2] * 2)])],
+    )
+    page = Page(render_report(wicked))
+    assert [tag for tag, _ in page.tags if tag == "script"] == ["script", "script"]
+    assert EVIL in {mark["name"] for mark in json.loads(page.scripts[0])}
+    for section, times in {"facts": 2, "frontier": 1, "indicators": 2, "slices": 1, "gallery": 4}.items():
+        assert page.sections[section].count(EVIL) == times, section
+    assert EVIL in [attrs.get("title") for _, attrs in page.tags]
+
+
+def test_empty_parts_are_left_out(searched):
+    page = Page(render_report(ReportData("bare", [], searched)))
+    assert list(page.sections) == ["frontier"]
+    assert "no controls in this comparison" in page.sections["frontier"]
+
+
+def test_refuses_points_of_another_split(data, make_point):
+    other = make_point("learned b=0.30", "learned", 0.3, 0.9, split="validation")
+    with pytest.raises(DataError, match="split is 'test'"):
+        render_report(replace(data, budgets=[BudgetRow(0.3, other)]))
+    with pytest.raises(DataError, match="no points"):
+        render_report(ReportData("empty", [], []))
+
+
+def test_written_whole_or_not_at_all(data, tmp_path):
+    write_report(tmp_path / "report.html", data)
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == render_report(data)
+    (tmp_path / "taken").mkdir()
+    for place in ("taken", "missing/report.html"):
+        with pytest.raises(RunError, match=f"{place}: cannot be written"):
+            write_report(tmp_path / place, data)
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["report.html", "taken"]

@@ -1,0 +1,204 @@
+"""A pruning configuration survives the disk byte for byte, and nothing else passes for one."""
+
+import json
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from vispco.config import PruningConfig
+from vispco.errors import ConfigError
+
+BASE = {
+    "selector": "random",
+    "selector_params": {"seed": 3},
+    "keep": [1.0, 0.5, 0.125],
+    "model": {"type": "llava", "layers": 3, "name": "größe", "fingerprint": "0123abcd"},
+    "budget": 0.5,
+    "costs": {"flops": 0.1 + 0.2},
+    "quality": {"score": 1 / 3},
+    "provenance": {"run": "runs/a", "seed": 0, "versions": {"torch": "2.6"}},
+}
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | numbers | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@st.composite
+def configs(draw):
+    keep = sorted(draw(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=4)), reverse=True)
+    return PruningConfig(
+        selector=draw(st.text(max_size=8)),
+        selector_params=draw(st.dictionaries(st.text(max_size=5), values, max_size=3)),
+        keep=tuple(keep),
+        model={"type": "llava", "layers": len(keep), "name": draw(st.text(max_size=5))},
+        budget=draw(st.none() | st.floats(0.0, 1.0, exclude_min=True)),
+        costs=draw(st.dictionaries(st.text(max_size=5), numbers, max_size=2)),
+        provenance=draw(st.dictionaries(st.text(max_size=5), values, max_size=2)),
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(configs())
+def test_round_trip(config):
+    text = config.to_json()
+    assert PruningConfig.from_json(text) == config
+    assert PruningConfig.from_json(text).to_json() == text
+
+
+def test_saved_file_is_byte_stable(tmp_path):
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    second.write_text("something longer than a configuration, which must go " * 100)
+    PruningConfig(**BASE).save(first)
+    loaded = PruningConfig.load(first)
+    loaded.save(str(second))
+    assert loaded == PruningConfig(**BASE)
+    assert first.read_bytes() == second.read_bytes() == loaded.to_json().encode()
+    assert sorted(tmp_path.iterdir()) == [first, second]
+
+
+def test_json_is_for_people_and_independent_of_order():
+    config = PruningConfig(**BASE)
+    provenance = dict(reversed(BASE["provenance"].items()))
+    shuffled = PruningConfig(**{**dict(reversed(BASE.items())), "provenance": provenance, "schema_version": "1.0"})
+    assert config == shuffled
+    assert config.to_json() == shuffled.to_json()
+    assert json.loads(config.to_json()) == {**BASE, "schema_version": "1.0"}
+    assert config.to_json().count("\n") > len(BASE)
+    assert PruningConfig(**{**BASE, "budget": 0.25}) != config
+
+
+def test_negative_zero_is_zero():
+    plain, negative = (PruningConfig(**{**BASE, "keep": [1.0, 0.5, zero]}) for zero in (0.0, -0.0))
+    assert plain == negative
+    assert plain.to_json() == negative.to_json()
+
+
+def test_later_minor_version_of_the_same_fields_is_read():
+    assert PruningConfig.from_json(json.dumps({**BASE, "schema_version": "1.7"})).schema_version == "1.7"
+
+
+def test_immutable():
+    with pytest.raises(ValidationError, match="frozen"):
+        PruningConfig(**BASE).keep = (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"schema_version": "2.0"},
+            "field schema_version: version '2.0' cannot be read by this release, which reads 1",
+        ),
+        ({"schema_version": "0.9"}, "field schema_version: version '0.9' cannot be read"),
+        ({"schema_version": "10.0"}, "field schema_version: version '10.0' cannot be read"),
+        ({"schema_version": ""}, "field schema_version: version '' cannot be read"),
+        ({"schema_version": 1.0}, "field schema_version: "),
+        ({"keep": [1.0, 0.5]}, "keep has 2 ratios but model.layers is 3; give one ratio per layer"),
+        ({"keep": [1.0, 0.5, 0.5, 0.5]}, "keep has 4 ratios but model.layers is 3"),
+        ({"keep": []}, "field keep: keep is empty"),
+        ({"keep": [1.0, 0.25, 0.5]}, r"field keep: keep\[2\] = 0.5 is above keep\[1\] = 0.25"),
+        ({"keep": [1.5, 1.0, 0.5]}, r"field keep: keep\[0\] = 1.5 is outside 0..1"),
+        ({"keep": [1.0, float("nan"), 0.5]}, "field keep.1: .*finite"),
+        ({"keep": [1.0, "half", 0.5]}, "field keep.1: "),
+        ({"keep": 1.0}, "field keep: "),
+        ({"model": {"type": "llava", "layers": 0}}, "field model.layers: "),
+        ({"model": {"type": "llava", "layers": 3, "heads": 4}}, "field model.heads: .*not permitted"),
+        ({"model": {"layers": 3}}, "field model.type: .*required"),
+        ({"budget": 0.0}, "field budget: .*greater than 0"),
+        ({"budget": -0.5}, "field budget: .*greater than 0"),
+        ({"budget": 1.000001}, "field budget: .*less than or equal to 1"),
+        ({"budget": float("nan")}, "field budget: "),
+        ({"costs": {"flops": float("inf")}}, "field costs.flops: .*finite"),
+        ({"quality": {"score": float("nan")}}, "field quality.score: .*finite"),
+        ({"selector_params": {"seed": float("nan")}}, "field selector_params.seed.*finite"),
+        ({"provenance": {"a": [float("-inf")]}}, "field provenance.a.*finite"),
+        ({"selector": None}, "field selector: "),
+        ({"colour": "red"}, "field colour: .*not permitted"),
+    ],
+)
+def test_refuses(tmp_path, change, message):
+    path = tmp_path / "best.json"
+    path.write_text(json.dumps({**BASE, **change}))
+    with pytest.raises(ConfigError, match=message) as caught:
+        PruningConfig.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValidationError):
+        PruningConfig(**{**BASE, **change})
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "3", '"x"', "{}", "", "\ufeff{}", "{]", "[" * 100_000, "1" * 5000])
+def test_refuses_what_is_no_configuration(text):
+    with pytest.raises(ConfigError):
+        PruningConfig.from_json(text)
+
+
+def test_refuses_every_truncation(tmp_path):
+    path = tmp_path / "best.json"
+    whole = PruningConfig(**BASE).to_json().encode()
+    for cut in range(len(whole) - 1):  # without the final line break it is still whole
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ConfigError, match=r"not valid JSON .* the file may be truncated, export it again"):
+            PruningConfig.load(path)
+    path.write_bytes(whole[:-1])
+    assert PruningConfig.load(path) == PruningConfig(**BASE)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_damage_is_refused_or_leaves_a_valid_configuration(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "damaged.json"
+    whole = bytearray(PruningConfig(**BASE).to_json().encode())
+    at = data.draw(st.integers(0, len(whole) - 1))
+    whole[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    path.write_bytes(whole)
+    try:
+        config = PruningConfig.load(path)
+    except ConfigError:
+        return
+    assert PruningConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("name", ["missing.json", "", "a\0b"])
+def test_load_refuses_unreadable(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"cannot be read .* give the path of an exported configuration"):
+        PruningConfig.load(f"{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize("name", ["absent/best.json", "file/best.json", "folder", "x" * 300, "a\0b"], ids=range(5))
+def test_save_refuses_unwritable_and_leaves_nothing(tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot be written .* choose another place"):
+        PruningConfig(**BASE).save(f"{tmp_path}/{name}")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not any((tmp_path / "folder").iterdir())
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_save_refuses_a_place_without_a_name(name):
+    with pytest.raises(ConfigError, match=r"cannot be written"):
+        PruningConfig(**BASE).save(name)
+
+
+def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "best.json"
+    PruningConfig(**BASE).save(path)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(ConfigError, match="disk full"):
+        PruningConfig(**{**BASE, "budget": 0.25}).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,44 @@
+"""The program: ``vispco search | compare | export``."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from vispco.cli.compare import compare
+from vispco.cli.export import export
+from vispco.cli.search import search
+from vispco.errors import InputError
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {"search": search, "compare": compare, "export": export}
+
+USAGE = """usage: vispco VERB ...
+
+  vispco search [overrides]                      learn a frontier, verify it, write a run folder
+  vispco compare RUN [RUN ...] [-o PLOT]         overlay the frontiers of several runs
+  vispco export RUN --budget 0.5 -o best.json    write the best configuration within a budget
+
+`vispco search --help` lists the configuration groups, `vispco search --cfg job` the composed configuration."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; exit code 0 done, 2 the input is wrong (one line, no traceback), 1 a fault of ours."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if words[0] not in VERBS:
+        return _refuse(f"verb {words[0]!r} is unknown; choose one of {', '.join(VERBS)}")
+    try:
+        VERBS[words[0]](words[1:])
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        return _refuse(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        return _refuse("interrupted; what was measured so far is in the run folder")
+    return 0
+
+
+def _refuse(message: str) -> int:
+    print(f"vispco: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,52 @@
+"""``vispco compare``: the frontiers of several runs side by side."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from vispco.errors import DataError
+from vispco.frontier import Point, comparable, epsilon, hypervolume, igd_plus, pareto_front, read_points
+from vispco.report import plot_frontiers
+from vispco.runs import RunFolder
+
+
+def report_points(folder: RunFolder) -> list[Point]:
+    """The verified points of a run.
+
+    Raises
+    ------
+    DataError
+        If it has none.
+    """
+    split = folder.read_frontier()["report_split"]
+    points = [point for point in read_points(folder.path) if point.split == split]
+    if not points:
+        raise DataError(f"{folder.path}: has no points of split {split!r}; run the search again")
+    return points
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """Print indicators of every run and method against the front of them all; plot them if asked."""
+    parser = argparse.ArgumentParser(prog="vispco compare", description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of finished searches")
+    parser.add_argument("-o", "--output", type=Path, help="plot to write (.png or .svg)")
+    options = parser.parse_args(arguments)
+    series: dict[str, list[Point]] = {}
+    for path in options.runs:
+        for point in report_points(RunFolder(path)):
+            series.setdefault(f"{path}: {point.method}", []).append(point)
+    everything = [point for points in series.values() for point in points]
+    comparable(everything)
+    truth = pareto_front(everything)
+    table = Table("run and method", "points", "best score", "hypervolume", "IGD+", "epsilon")
+    for name, points in series.items():
+        numbers = (hypervolume(points), igd_plus(points, truth), epsilon(points, truth))
+        best = max(point.quality["score"] for point in points)
+        table.add_row(name, str(len(points)), f"{best:.3f}", *(f"{number:.4f}" for number in numbers))
+    Console().print(table)
+    if options.output is not None:
+        plot_frontiers(everything, options.output, title=f"{len(options.runs)} runs")
+        print(options.output)

@@ -1,0 +1,53 @@
+"""``vispco export``: one configuration out of a finished run."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from vispco.config import PruningConfig
+from vispco.errors import BudgetError, RunError
+from vispco.runs import RunFolder
+
+
+def best_within(configs: Sequence[PruningConfig], budget: float) -> PruningConfig:
+    """The configuration with the least search-split KL among those whose exact cost is within ``budget``.
+
+    Raises
+    ------
+    BudgetError
+        With the cheapest one there is.
+    """
+    allowed = [config for config in configs if config.costs["flops"] <= budget]
+    if not 0.0 < budget <= 1.0 or not allowed:
+        least = min(config.costs["flops"] for config in configs)
+        raise BudgetError(f"budget {budget:g} is outside what this run reached; choose one in {least:.3f}..1")
+    best = min(allowed, key=lambda config: config.quality["kl"])
+    return best.model_copy(update={"budget": budget})
+
+
+def read_configs(folder: RunFolder) -> list[PruningConfig]:
+    """The configurations of a run's frontier.
+
+    Raises
+    ------
+    RunError
+        If the run has none.
+    ConfigError
+        If one cannot be used.
+    """
+    entries = folder.read_frontier().get("configs")
+    if not isinstance(entries, list) or not entries:
+        raise RunError(f"{folder.frontier}: holds no configurations; run the search again")
+    return [PruningConfig.from_data(entry) for entry in entries]
+
+
+def export(arguments: Sequence[str]) -> None:
+    """Parse the arguments and write the file."""
+    parser = argparse.ArgumentParser(prog="vispco export", description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of a finished search")
+    parser.add_argument("--budget", type=float, required=True, help="allowed fraction of the unpruned prefill FLOPs")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
+    options = parser.parse_args(arguments)
+    config = best_within(read_configs(RunFolder(options.run)), options.budget)
+    config.save(options.output)
+    print(f"{options.output}: {config.costs['flops']:.3f} of the unpruned prefill, keep {list(config.keep)}")

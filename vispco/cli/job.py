@@ -1,0 +1,225 @@
+"""One search from checkpoint to verified frontier."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from vispco.config import ModelCard
+from vispco.cost import FlopCost
+from vispco.data import Sample, load_samples
+from vispco.engine import load_checkpoint, model_card
+from vispco.evaluation import Candidate, Evaluator, Ledger, Provenance, Quality, measure
+from vispco.frontier import Interval, Point, best_at_cost, paired_difference, pareto_front
+from vispco.kernels import make_kernel
+from vispco.runs import RunSettings, Tracker
+from vispco.runs.settings import GridMethod, LearnedMethod
+from vispco.search import GRIDS, LearnedSearch, LearnedSettings, cheapest_schedule
+from vispco.search import Progress as Step
+
+Measured = tuple[Point, Quality]
+
+
+@dataclass
+class Found:
+    """What one method found on the search split.
+
+    Attributes
+    ----------
+    method : str
+    best : dict of float to Candidate
+        The schedule chosen for each budget.
+    search_kl : dict of float to float
+        KL by which it was chosen, for each budget.
+    front : list of Candidate
+        Everything worth verifying, the best ones included.
+    points : list of Point
+        What was measured on the search split.
+    forwards : float
+        Model FLOPs spent, in forwards of the unpruned model over one sample.
+    """
+
+    method: str
+    best: dict[float, Candidate]
+    search_kl: dict[float, float]
+    front: list[Candidate]
+    points: list[Point]
+    forwards: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One budget of the result, on the report split."""
+
+    budget: float
+    point: Point
+    rival: Point | None
+    regret: Interval | None
+
+
+@dataclass
+class Outcome:
+    """Everything that a run hands over; points are of the report split unless ``found`` holds them."""
+
+    card: ModelCard
+    found: list[Found]
+    points: list[Point]
+    rows: list[Row]
+    unpruned: Point
+    samples: Sequence[Sample] = field(repr=False)
+    model: Any = field(repr=False)
+    processor: Any = field(repr=False)
+
+
+class SearchJob:
+    """Runs the method of the settings and its baselines on one split, and verifies what they found on another.
+
+    Parameters
+    ----------
+    settings : RunSettings
+    tracker : Tracker
+        Gets loss, violation and multiplier of every learning step.
+    """
+
+    def __init__(self, settings: RunSettings, tracker: Tracker):
+        self.settings, self.tracker = settings, tracker
+        self.console = Console(stderr=True)
+
+    def run(self) -> Outcome:
+        """Do all of it.
+
+        Raises
+        ------
+        InputError
+            Of the kind that fits, before any long work.
+        """
+        settings, data, selector = self.settings, self.settings.data, self.settings.selector
+        model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
+        provenance = Provenance.of(model, processor, settings.seed)
+        card = model_card(model, settings.model.path)
+        searching = load_samples(data.path, data.search_split, data.search_samples, seed=data.seed)
+        reporting = load_samples(data.path, data.report_split, data.report_samples, seed=data.seed)
+        size = data.batch_size
+        ledger = Ledger()
+        with self._bar("unpruned answers"):
+            evaluator = Evaluator(
+                model, processor, searching, selector.name, selector.params, ledger=ledger, batch_size=size
+            )
+        cost = evaluator.cost()
+        for budget in settings.budget.values:
+            cost.check_budget(budget, cheapest_schedule(card.layers))
+        found = [self._search(method, evaluator, cost, provenance) for method in (settings.search, *self._baselines())]
+        with self._bar("unpruned answers of the report split"):
+            report = Evaluator(model, processor, reporting, selector.name, selector.params, batch_size=size)
+        measured = self._verify(report, found, provenance, card.layers)
+        rows = self._rows(found, measured)
+        points = [point for point, _ in measured.values()]
+        return Outcome(card, found, points, rows, measured["unpruned"][0], reporting, model, processor)
+
+    def _baselines(self) -> tuple[GridMethod, ...]:
+        return self.settings.baseline.methods
+
+    # --- searching ---------------------------------------------------------------------------------------------------
+
+    def _search(
+        self, method: LearnedMethod | GridMethod, evaluator: Evaluator, cost: FlopCost, provenance: Provenance
+    ) -> Found:
+        # Every method is charged for itself; the unpruned answers are needed by all and charged to each.
+        evaluator.ledger.forwards = float(len(evaluator.samples))
+        if isinstance(method, LearnedMethod):
+            return self._learn(method, evaluator, cost)
+        schedules = GRIDS[method.name](evaluator.replay.layers, method.ladder)
+        candidates = [Candidate(f"{method.name} {index}", method.name, s) for index, s in enumerate(schedules)]
+        with self._bar(f"{method.name}: {len(candidates)} schedules", len(evaluator.samples)) as (bar, task):
+            measured = measure(
+                evaluator, cost, candidates, provenance,
+                selector=self.settings.selector.name, split=self.settings.data.search_split,
+                advance=lambda number: bar.advance(task, number),
+            )  # fmt: skip
+        points = [point for point, _ in measured]
+        by_name = {candidate.name: candidate for candidate in candidates}
+        best, search_kl = {}, {}
+        for budget in self.settings.budget.values:
+            choice = best_at_cost(points, budget, quality="kl")
+            if choice is not None:
+                best[budget], search_kl[budget] = by_name[choice.name], choice.quality["kl"]
+        front = [by_name[point.name] for point in pareto_front(points, quality="kl")]
+        return Found(method.name, best, search_kl, front, points, evaluator.ledger.forwards)
+
+    def _learn(self, method: LearnedMethod, evaluator: Evaluator, cost: FlopCost) -> Found:
+        settings = self.settings
+        kernel = make_kernel(settings.kernel.name, settings.kernel.steps)
+        options = LearnedSettings(**method.model_dump(exclude={"name"}))
+        with self._bar("learning", options.steps) as (bar, task):
+
+            def show(step: Step) -> None:
+                values = {"loss": step.loss, "violation": step.violation, "multiplier": step.multiplier}
+                text = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+                bar.update(task, completed=step.step + 1, description=f"learning  {text}")
+                self.tracker.log(values)
+
+            search = LearnedSearch(
+                evaluator, cost, kernel, settings.budget.values, options, seed=settings.seed, report=show
+            )
+            learned = search.run()
+        best = {
+            result.budget: Candidate(f"learned b={result.budget:.2f}", "learned", result.schedule, result.budget)
+            for result in learned
+        }
+        search_kl = {result.budget: result.kl for result in learned}
+        return Found("learned", best, search_kl, list(best.values()), [], evaluator.ledger.forwards)
+
+    # --- verifying ---------------------------------------------------------------------------------------------------
+
+    def _verify(
+        self, report: Evaluator, found: Sequence[Found], provenance: Provenance, layers: int
+    ) -> dict[str, Measured]:
+        """Points of the report split by name: all fronts, the unpruned model and the controls."""
+        main = found[0]
+        default = (1.0,) * 2 + (0.5,) * (layers - 2)
+        name = self.settings.selector.name
+        candidates = {candidate.name: candidate for each in found for candidate in (*each.front, *each.best.values())}
+        candidates["unpruned"] = Candidate("unpruned", "unpruned", (1.0,) * layers)
+        label = f"{name} default (layer 2, 50 %)"
+        candidates[label] = Candidate(label, "control", default)
+        controls = [
+            Candidate(f"random b={budget:.2f}", "control", candidate.schedule, budget)
+            for budget, candidate in main.best.items()
+        ]
+        split = self.settings.data.report_split
+        measured: dict[str, Measured] = {}
+        random = report.share("random", {"seed": self.settings.seed})
+        for evaluator, selector, group in ((report, name, list(candidates.values())), (random, "random", controls)):
+            with self._bar(f"{split} split: {len(group)} schedules, {selector}", len(report.samples)) as (bar, task):
+                for point, quality in measure(
+                    evaluator, evaluator.cost(), group, provenance, selector=selector, split=split,
+                    advance=lambda number, bar=bar, task=task: bar.advance(task, number),
+                ):  # fmt: skip
+                    measured[point.name] = (point, quality)
+        return measured
+
+    def _rows(self, found: Sequence[Found], measured: dict[str, Measured]) -> list[Row]:
+        main = found[0]
+        rivals = next((each.best for each in found if each.method == "grid" and each is not main), {})
+        rows = []
+        for budget in sorted(main.best, reverse=True):
+            point, quality = measured[main.best[budget].name]
+            rival = rivals.get(budget)
+            if rival is None:
+                rows.append(Row(budget, point, None, None))
+                continue
+            other, rival_quality = measured[rival.name]
+            regret = paired_difference(rival_quality.score, quality.score, seed=self.settings.seed)
+            rows.append(Row(budget, point, other, regret))
+        return rows
+
+    @contextmanager
+    def _bar(self, title: str, total: int = 1) -> Iterator[tuple[Progress, TaskID]]:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, disable=not self.settings.progress) as bar:
+            task = bar.add_task(title, total=total)
+            yield bar, task
+            bar.update(task, completed=total)

@@ -1,0 +1,96 @@
+"""From the outcome of a search to what its report shows."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from vispco.cli.job import Outcome
+from vispco.cli.result import summary
+from vispco.config import PruningConfig
+from vispco.data import Sample
+from vispco.engine import prune
+from vispco.evaluation import prompt_text
+from vispco.report import BudgetRow, IndicatorRow, Overlay, ReportData
+from vispco.runs import RunSettings
+
+GALLERY = 8
+"""Images with kept tokens overlaid."""
+
+
+def report_data(settings: RunSettings, outcome: Outcome, run: str, versions: Mapping[str, str]) -> ReportData:
+    """Tables, figures and a gallery of the verified result."""
+    facts = {
+        "run": run,
+        "model": f"{outcome.card.name} ({outcome.card.type}, {outcome.card.layers} layers)",
+        "model fingerprint": outcome.card.fingerprint,
+        "selector": settings.selector.name,
+        "search": f"{outcome.found[0].method}, seed {settings.seed}",
+        "searched on": f"{settings.data.search_samples} samples, {settings.data.search_split} split",
+        "reported on": f"{len(outcome.samples)} samples, {settings.data.report_split} split",
+        "backend": f"{settings.model.attention}, {settings.model.dtype}",
+        **versions,
+    }
+    return ReportData(
+        title=f"{outcome.card.name}: {settings.selector.name} under a FLOPs budget",
+        facts=list(facts.items()),
+        points=outcome.points,
+        budgets=[BudgetRow(row.budget, row.point, row.rival, row.regret) for row in outcome.rows],
+        indicators=_indicators(outcome),
+        overlays=_gallery(settings, outcome),
+    )
+
+
+def _indicators(outcome: Outcome) -> list[IndicatorRow]:
+    values, method = summary(outcome), outcome.found[0].method
+    both = (
+        ("hypervolume", "higher is better; reference cost 1, score 0"),
+        ("hypervolume above blind", "higher is better; reference cost 1, lowest score measured"),
+        ("forwards", "model FLOPs spent, in forwards of the unpruned model over one sample"),
+    )
+    rows = [
+        IndicatorRow(name, note, values[f"{method} {name}"], values.get(f"grid {name}") if method != "grid" else None)
+        for name, note in both
+    ]
+    rows += [
+        IndicatorRow(name, "distance to the exhaustive front, lower is better", values[name])
+        for name in ("IGD+ to grid", "epsilon to grid")
+        if name in values
+    ]
+    return rows
+
+
+def _gallery(settings: RunSettings, outcome: Outcome) -> list[Overlay]:
+    """Samples of different slices under the configuration nearest to half of the cost, answered by ``generate``."""
+    row = min(outcome.rows, key=lambda row: abs(row.point.costs["flops"] - 0.5))
+    config = PruningConfig(
+        selector=settings.selector.name,
+        selector_params=settings.selector.params,
+        keep=row.point.keep,
+        model=outcome.card,
+    )
+    by_slice: dict[str, Sample] = {}
+    for sample in outcome.samples:
+        by_slice.setdefault(sample.slice, sample)
+    overlays = []
+    for sample in list(by_slice.values())[:GALLERY]:
+        overlay = _overlay(outcome.model, outcome.processor, config, sample)
+        if overlay is not None:
+            overlays.append(overlay)
+    return overlays
+
+
+def _overlay(model: Any, processor: Any, config: PruningConfig, sample: Sample) -> Overlay | None:
+    """What was kept and said; None where the visual tokens are no square grid over the image."""
+    inputs = processor(text=prompt_text(processor, sample.question), images=sample.image, return_tensors="pt")
+    with torch.no_grad(), prune(model, config) as pruned:
+        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=16)
+        kept = pruned.kept[: config.model.layers]
+    side = math.isqrt(kept[0].shape[1])
+    if side * side != kept[0].shape[1]:
+        return None
+    said = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
+    cuts = [layer for layer in range(1, len(kept)) if not torch.equal(kept[layer], kept[layer - 1])]
+    masks = [(f"from layer {layer}", kept[layer][0].view(side, side).numpy()) for layer in cuts]
+    return Overlay(sample.image, (side, side), masks, sample.question, sample.answer, said)

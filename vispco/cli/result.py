@@ -1,0 +1,87 @@
+"""What a finished search leaves behind: configurations, indicators, the record of the run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vispco.cli.job import Outcome
+from vispco.config import PruningConfig
+from vispco.frontier import Point, epsilon, hypervolume, igd_plus, pareto_front
+from vispco.runs import RunSettings
+
+
+def configs(settings: RunSettings, outcome: Outcome, run: str, versions: Mapping[str, str]) -> list[PruningConfig]:
+    """One configuration per budget; its KL is of the search split, its score of the report split."""
+    main = outcome.found[0]
+    provenance = {
+        "run": run,
+        "method": main.method,
+        "seed": settings.seed,
+        "search_split": settings.data.search_split,
+        "report_split": settings.data.report_split,
+        "versions": dict(versions),
+    }
+    return [
+        PruningConfig(
+            selector=settings.selector.name,
+            selector_params=settings.selector.params,
+            keep=row.point.keep,
+            model=outcome.card,
+            budget=row.budget,
+            costs=row.point.costs,
+            quality={"kl": main.search_kl[row.budget], "score": row.point.quality["score"]},
+            provenance=provenance,
+        )
+        for row in outcome.rows
+    ]
+
+
+def summary(outcome: Outcome) -> dict[str, float]:
+    """Indicators of every method on the report split, and what the search cost.
+
+    Hypervolumes have the reference (cost 1, score 0); `above blind` has the score of the cheapest point measured as
+    its reference instead, so that only what visual tokens bring is counted. IGD+ and epsilon are against the front of
+    the exhaustive grid.
+    """
+    fronts = {found.method: _points_of(outcome, found.method) for found in outcome.found}
+    floor = min(point.quality["score"] for point in outcome.points)
+    values: dict[str, float] = {"unpruned score": outcome.unpruned.quality["score"]}
+    for method, points in fronts.items():
+        values[f"{method} hypervolume"] = hypervolume(points)
+        values[f"{method} hypervolume above blind"] = hypervolume(points, reference=(1.0, floor))
+    main, grid = fronts[outcome.found[0].method], fronts.get("grid")
+    if grid and main is not grid:
+        truth = pareto_front(grid)
+        values["hypervolume ratio to grid"] = hypervolume(main) / hypervolume(grid)
+        above = hypervolume(main, reference=(1.0, floor)) / hypervolume(grid, reference=(1.0, floor))
+        values["hypervolume ratio to grid above blind"] = above
+        values["IGD+ to grid"] = igd_plus(main, truth)
+        values["epsilon to grid"] = epsilon(main, truth)
+    for found in outcome.found:
+        values[f"{found.method} forwards"] = found.forwards
+    if grid and main is not grid:
+        spent = {found.method: found.forwards for found in outcome.found}
+        values["cost ratio to grid"] = outcome.found[0].forwards / spent["grid"]
+    return values
+
+
+def _points_of(outcome: Outcome, method: str) -> list[Point]:
+    return [point for point in outcome.points if point.method in (method, "unpruned")]
+
+
+def frontier_record(settings: RunSettings, outcome: Outcome, run: str, versions: Mapping[str, str]) -> dict[str, Any]:
+    """``frontier.json``: configurations, verified front, indicators and regrets."""
+    front = pareto_front(_points_of(outcome, outcome.found[0].method))
+    return {
+        "schema_version": "1.0",
+        "run": run,
+        "method": outcome.found[0].method,
+        "search_split": settings.data.search_split,
+        "report_split": settings.data.report_split,
+        "configs": [config.model_dump(mode="json") for config in configs(settings, outcome, run, versions)],
+        "front": [point.model_dump(mode="json") for point in front],
+        "indicators": summary(outcome),
+        "regret": {
+            f"{row.budget:.2f}": row.regret._asdict() for row in outcome.rows if row.regret is not None
+        },
+        "versions": dict(versions),
+    }

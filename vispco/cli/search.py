@@ -1,0 +1,125 @@
+"""``vispco search``: compose the configuration, run the job, fill the run folder."""
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+import transformers
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+import vispco
+from vispco.cli.job import Outcome, SearchJob
+from vispco.cli.presentation import report_data
+from vispco.cli.result import configs, frontier_record, summary
+from vispco.errors import InputError, RunError
+from vispco.report import plot_frontiers, write_report
+from vispco.runs import NoTracker, RunFolder, RunSettings, Tracker, WandbTracker
+from vispco.runs.settings import WandbSettings
+
+
+def config_folder() -> Path:
+    """Where the configuration groups are: in the installed package, or beside it in a checkout."""
+    package = Path(vispco.__file__).parent
+    return next(folder for folder in (package.parent / "conf", package / "conf") if (folder / "search.yaml").exists())
+
+
+def search(arguments: Sequence[str]) -> None:
+    """Run one search, or several with ``--multirun``.
+
+    Raises
+    ------
+    InputError
+        The first one of any job, after all jobs have had their turn.
+    """
+    failures: list[InputError] = []
+    started: list[Path] = []
+
+    def job(composed: DictConfig) -> None:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        started.append(folder)
+        try:
+            run(composed, folder)
+        except InputError as error:
+            failures.append(error)
+
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    sys.argv = ["vispco search", *arguments]
+    program = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="search")(job)
+    try:
+        program()
+    except OSError as error:
+        if started:
+            raise
+        raise RunError(f"the run folder cannot be made ({error}); choose another hydra.run.dir") from None
+    if failures:
+        raise failures[0]
+
+
+def run(composed: DictConfig, path: Path) -> Outcome:
+    """One search into the folder ``path``."""
+    plain: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    plain.pop("experiment", None)
+    settings = RunSettings.parse(plain)
+    folder = RunFolder.create(path, OmegaConf.to_yaml(OmegaConf.create(plain)))
+    tracker = _tracker(settings, folder, plain)
+    failed = True
+    try:
+        outcome = SearchJob(settings, tracker).run()
+        _write(folder, settings, outcome, tracker)
+        failed = False
+    finally:
+        tracker.close(failed)
+    _print(folder, outcome)
+    return outcome
+
+
+def _tracker(settings: RunSettings, folder: RunFolder, plain: dict[str, Any]) -> Tracker:
+    if isinstance(settings.tracker, WandbSettings):
+        options = settings.tracker.model_dump(exclude={"name"})
+        return WandbTracker(folder.path, plain, **options)
+    return NoTracker()
+
+
+def _write(folder: RunFolder, settings: RunSettings, outcome: Outcome, tracker: Tracker) -> None:
+    folder.add([*(point for found in outcome.found for point in found.points), *outcome.points])
+    versions = {
+        "vispco": vispco.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+    folder.write_json("frontier.json", frontier_record(settings, outcome, folder.path.name, versions))
+    title = f"{outcome.card.name}, {settings.selector.name}"
+    plot_frontiers(outcome.points, folder.figure, title=title)
+    write_report(folder.report, report_data(settings, outcome, folder.path.name, versions))
+    files = {"points.jsonl": folder.points, "frontier.json": folder.frontier, "frontier.png": folder.figure}
+    for config in configs(settings, outcome, folder.path.name, versions):
+        name = f"config-{config.budget:.2f}.json"
+        config.save(folder.path / name)
+        files[name] = folder.path / name
+    tracker.finish(outcome.points, summary(outcome), files)
+
+
+def _print(folder: RunFolder, outcome: Outcome) -> None:
+    table = Table(title=f"{outcome.card.name}: unpruned accuracy {outcome.unpruned.quality['score']:.3f}")
+    for heading in ("budget", "schedule, % kept per layer", "accuracy", "FLOPs", "best grid", "regret [95 %]"):
+        table.add_column(heading, justify="right" if heading != "schedule, % kept per layer" else "left")
+    for row in outcome.rows:
+        keep = " ".join(f"{100 * ratio:.0f}" for ratio in row.point.keep)
+        numbers = (f"{row.point.quality['score']:.3f}", f"{row.point.costs['flops']:.3f}")
+        rival = f"{row.rival.quality['score']:.3f} @ {row.rival.costs['flops']:.3f}" if row.rival else "-"
+        interval = f"{row.regret.value:+.3f} [{row.regret.low:+.3f}, {row.regret.high:+.3f}]" if row.regret else "-"
+        table.add_row(f"{row.budget:.2f}", keep, *numbers, rival, interval)
+    console = Console(width=max(120, Console().width))
+    console.print(table)
+    for name, value in summary(outcome).items():
+        console.print(f"{name}: {value:.4f}", highlight=False)
+    console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)

@@ -1,0 +1,7 @@
+"""Run folders and trackers."""
+
+from vispco.runs.folder import RunFolder
+from vispco.runs.settings import RunSettings
+from vispco.runs.tracker import NoTracker, Tracker, WandbTracker
+
+__all__ = ["NoTracker", "RunFolder", "RunSettings", "Tracker", "WandbTracker"]

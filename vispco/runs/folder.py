@@ -1,0 +1,81 @@
+"""The folder of one run: what was asked, every point that was measured, and what came out."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vispco.errors import RunError
+from vispco.frontier import Point, append_points
+
+
+class RunFolder:
+    """``config.yaml``, ``points.jsonl`` (append-only), ``frontier.json``, ``frontier.png``, ``report.html``.
+
+    Parameters
+    ----------
+    path : Path
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.points = path / "points.jsonl"
+        self.frontier = path / "frontier.json"
+        self.figure = path / "frontier.png"
+        self.report = path / "report.html"
+
+    @classmethod
+    def create(cls, path: Path, config: str) -> "RunFolder":
+        """Start a run in ``path``, an empty or a new folder, with the composed configuration as YAML text.
+
+        Raises
+        ------
+        RunError
+            If the folder cannot be written or holds a run already.
+        """
+        folder = cls(path)
+        if folder.points.exists():
+            raise RunError(f"{path} holds a run already; choose another hydra.run.dir or remove it")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be made ({error.strerror}); choose another hydra.run.dir") from None
+        folder.write("config.yaml", config)
+        return folder
+
+    def add(self, points: Sequence[Point]) -> None:
+        """Append measured points."""
+        append_points(self.points, points)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file whole or not at all; RunError if the folder cannot be written."""
+        temporary = self.path / f".{name}.tmp"
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path / name)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written ({error.strerror}); choose another hydra.run.dir") from None
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write JSON with sorted keys."""
+        self.write(name, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+    def read_frontier(self) -> dict[str, Any]:
+        """The result of a finished run.
+
+        Raises
+        ------
+        RunError
+            If there is none or it cannot be read.
+        """
+        try:
+            result: dict[str, Any] = json.loads(self.frontier.read_text(encoding="utf-8"))
+        except OSError:
+            raise RunError(f"{self.path} has no frontier.json; give the folder of a finished `vispco search`") from None
+        except ValueError as error:
+            raise RunError(f"{self.frontier}: not valid JSON ({error}); run the search again") from None
+        return result

@@ -1,0 +1,146 @@
+"""The composed configuration of a search, validated before any work is done."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from vispco.errors import ConfigError
+
+Positive = Annotated[int, Field(ge=1)]
+Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class ModelSettings(_Group):
+    """Which checkpoint, and how it is opened."""
+
+    path: str
+    dtype: str
+    attention: str
+
+
+class DataSettings(_Group):
+    """Samples to search with and to report on; the two splits differ."""
+
+    path: str
+    seed: int
+    search_split: str
+    search_samples: Positive
+    report_split: str
+    report_samples: Positive
+    batch_size: Positive
+
+
+class SelectorSettings(_Group):
+    """Which tokens stay."""
+
+    name: str
+    params: dict[str, JsonValue]
+
+
+class KernelSettings(_Group):
+    """The family of schedules that is learned."""
+
+    name: str
+    steps: int
+
+
+class CostSettings(_Group):
+    """What a budget limits."""
+
+    name: Literal["flops"]
+
+
+class BudgetSettings(_Group):
+    """Allowed costs as fractions of the unpruned prefill."""
+
+    values: Annotated[tuple[Ratio, ...], Field(min_length=1)]
+
+
+class LearnedMethod(_Group):
+    """Settings of :class:`vispco.search.LearnedSettings`."""
+
+    name: Literal["learned"]
+    steps: Positive
+    batch: Positive
+    starts: Positive
+    survivors: Positive
+    lr: Annotated[float, Field(gt=0.0)]
+    descent: Ratio
+    trial: Ratio
+    dual_every: Positive
+    temperature: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]]
+    sharpness: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]]
+    probe_ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)]
+    probe_samples: Positive
+    select_samples: Positive
+
+
+class GridMethod(_Group):
+    """A set of schedules that is evaluated whole."""
+
+    name: Literal["grid", "step"]
+    ladder: Annotated[tuple[Ratio, ...], Field(min_length=1)]
+
+
+class BaselineSettings(_Group):
+    """Methods that the search is held against."""
+
+    methods: tuple[GridMethod, ...]
+
+
+class NoTrackerSettings(_Group):
+    """No tracker."""
+
+    name: Literal["none"]
+
+
+class WandbSettings(_Group):
+    """Weights & Biases."""
+
+    name: Literal["wandb"]
+    mode: Literal["offline", "online", "disabled"]
+    project: str
+    group: str | None
+
+
+class RunSettings(_Group):
+    """Everything a search runs with."""
+
+    model: ModelSettings
+    data: DataSettings
+    selector: SelectorSettings
+    kernel: KernelSettings
+    cost: CostSettings
+    budget: BudgetSettings
+    search: Annotated[LearnedMethod | GridMethod, Field(discriminator="name")]
+    baseline: BaselineSettings
+    tracker: Annotated[NoTrackerSettings | WandbSettings, Field(discriminator="name")]
+    seed: Annotated[int, Field(ge=0)]
+    progress: bool
+
+    @classmethod
+    def parse(cls, composed: Mapping[str, Any]) -> "RunSettings":
+        """Validate a composed configuration.
+
+        Raises
+        ------
+        ConfigError
+            Naming the first field that is wrong, or the split that is used twice.
+        """
+        try:
+            settings = cls.model_validate(composed)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"{field} = {first['input']!r}: {first['msg']}; override it with {field}=...") from None
+        if settings.data.search_split == settings.data.report_split:
+            raise ConfigError(
+                f"data.search_split and data.report_split are both {settings.data.search_split!r}; "
+                "a result must be reported on samples that it was not chosen by"
+            )
+        return settings

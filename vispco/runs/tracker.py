@@ -1,0 +1,84 @@
+"""Experiment trackers: nothing, or Weights & Biases. The run folder stays the record; a tracker only shows it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from vispco.frontier import Point
+
+
+class Tracker(Protocol):
+    """Shows a run while it goes on and what came out."""
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Scalars of one step."""
+
+    def finish(self, points: Sequence[Point], summary: Mapping[str, float], files: Mapping[str, Path]) -> None:
+        """Points as a table with a frontier chart, scalars of the whole run, and files as one artifact."""
+
+    def close(self, failed: bool) -> None:
+        """End the run, whatever happened."""
+
+
+class NoTracker:
+    """Shows nothing."""
+
+    def log(self, values: Mapping[str, float]) -> None: ...
+
+    def finish(self, points: Sequence[Point], summary: Mapping[str, float], files: Mapping[str, Path]) -> None: ...
+
+    def close(self, failed: bool) -> None: ...
+
+
+class WandbTracker:
+    """One Weights & Biases run per search; with ``mode="offline"`` it never touches a network.
+
+    Parameters
+    ----------
+    folder : Path
+        Run folder; W&B writes below it.
+    config : mapping
+        The composed configuration.
+    mode, project, group
+        As in ``wandb.init``.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], *, mode: str, project: str, group: str | None):
+        for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+            os.environ.setdefault(variable, str(folder.absolute() / "wandb"))
+        import wandb
+
+        self._wandb = wandb
+        (folder / "wandb").mkdir(exist_ok=True)
+        self._run = wandb.init(
+            dir=str(folder),
+            config=dict(config),
+            mode=mode,  # type: ignore[arg-type]
+            project=project,
+            group=group,
+            job_type="search",
+            name=folder.name,
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+
+    def log(self, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values))
+
+    def finish(self, points: Sequence[Point], summary: Mapping[str, float], files: Mapping[str, Path]) -> None:
+        columns = ["name", "method", "split", "flops", "score", "kl", "keep"]
+        table = self._wandb.Table(columns=columns)
+        for point in points:
+            numbers = (point.costs["flops"], point.quality["score"], point.quality["kl"])
+            table.add_data(point.name, point.method, point.split, *numbers, str(list(point.keep)))
+        chart = self._wandb.plot.scatter(table, "flops", "score", title="frontier")
+        self._run.log({"points": table, "frontier": chart})
+        self._run.summary.update(dict(summary))
+        artifact = self._wandb.Artifact("pruning-config", type="pareto-config")
+        for name, path in files.items():
+            artifact.add_file(str(path), name=name)
+        self._run.log_artifact(artifact)
+
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
