@@ -86,6 +86,7 @@ class PruningConfig(_Frozen):
             raise ValueError(str(error)) from None
 
     def model_post_init(self, context: Any, /) -> None:
+        """Check the length of the schedule against the model."""
         if len(self.keep) != self.model.layers:
             raise ValueError(
                 f"keep has {len(self.keep)} ratios but model.layers is {self.model.layers}; give one ratio per layer"

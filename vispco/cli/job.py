@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -137,7 +138,7 @@ class SearchJob:
             measured = measure(
                 evaluator, cost, candidates, provenance,
                 selector=self.settings.selector.name, split=self.settings.data.search_split,
-                advance=lambda number: bar.advance(task, number),
+                advance=partial(bar.advance, task),
             )  # fmt: skip
         points = [point for point, _ in measured]
         by_name = {candidate.name: candidate for candidate in candidates}
@@ -196,7 +197,7 @@ class SearchJob:
             with self._bar(f"{split} split: {len(group)} schedules, {selector}", len(report.samples)) as (bar, task):
                 for point, quality in measure(
                     evaluator, evaluator.cost(), group, provenance, selector=selector, split=split,
-                    advance=lambda number, bar=bar, task=task: bar.advance(task, number),
+                    advance=partial(bar.advance, task),
                 ):  # fmt: skip
                     measured[point.name] = (point, quality)
         return measured

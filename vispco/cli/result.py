@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import JsonValue
+
 from vispco.cli.job import Outcome
 from vispco.config import PruningConfig
 from vispco.frontier import Point, epsilon, hypervolume, igd_plus, pareto_front
@@ -12,7 +14,7 @@ from vispco.runs import RunSettings
 def configs(settings: RunSettings, outcome: Outcome, run: str, versions: Mapping[str, str]) -> list[PruningConfig]:
     """One configuration per budget; its KL is of the search split, its score of the report split."""
     main = outcome.found[0]
-    provenance = {
+    provenance: dict[str, JsonValue] = {
         "run": run,
         "method": main.method,
         "seed": settings.seed,

@@ -1,3 +1,4 @@
+"""Samples and the tables they are read from."""
 
 from vispco.data.samples import Sample, read_tsv
 from vispco.data.sources import load_samples

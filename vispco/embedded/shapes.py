@@ -265,8 +265,9 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    glyphs = [Image.fromarray(g.astype(np.float32)).resize((CELL, CELL), Image.Resampling.BILINEAR) for g in data.images]
-    return np.stack([np.asarray(glyph) for glyph in glyphs]), data.target
+    small = [Image.fromarray(glyph.astype(np.float32)) for glyph in data.images]
+    glyphs = [np.asarray(glyph.resize((CELL, CELL), Image.Resampling.BILINEAR)) for glyph in small]
+    return np.stack(glyphs), data.target
 
 
 @cache

@@ -29,7 +29,8 @@ BACKENDS = ("sdpa", "eager")
 class Observer(Protocol):
     """What an attention function reports to."""
 
-    def observe(self, query: Tensor, key: Tensor, scaling: float) -> None: ...
+    def observe(self, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Look at a layer's queries and keys."""
 
 
 def policy_attention(

@@ -14,11 +14,11 @@ from transformers.cache_utils import DynamicLayer
 from vispco.errors import ModelError
 
 
-class LogicalLayer(DynamicLayer):  # type: ignore[misc]
+class LogicalLayer(DynamicLayer):
     """``DynamicLayer`` whose tokens carry their slots once some were dropped."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.slots: Tensor | None = None
         """Slot of every key, shape (batch, keys), -1 for fillers; None while nothing was dropped."""
         self.length = 0
@@ -36,9 +36,11 @@ class LogicalLayer(DynamicLayer):  # type: ignore[misc]
         self.length += tokens
 
     def get_seq_length(self) -> int:
+        """Length of the unpruned sequence."""
         return self.length if self.is_initialized else 0
 
     def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens."""
         super().crop(tokens_to_remove)
         if tokens_to_remove:
             self.length -= abs(tokens_to_remove)
@@ -46,20 +48,24 @@ class LogicalLayer(DynamicLayer):  # type: ignore[misc]
                 self.slots = self.slots[:, : -abs(tokens_to_remove)]
 
     def reset(self) -> None:
+        """Forget everything."""
         super().reset()
         self.slots, self.length = None, 0
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Follow the beams that go on."""
         super().reorder_cache(beam_idx)
         if self.slots is not None:
             self.slots = self.slots.index_select(0, beam_idx.to(self.slots.device))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every sample."""
         super().batch_repeat_interleave(repeats)
         if self.slots is not None:
             self.slots = self.slots.repeat_interleave(repeats, dim=0)
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """Go on with some samples only."""
         super().batch_select_indices(indices)
         if self.slots is not None:
             self.slots = self.slots[indices]

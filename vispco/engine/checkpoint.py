@@ -41,11 +41,11 @@ def load_checkpoint(path: str, dtype: str = "float32", attention: str = "sdpa") 
         raise ModelError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     folder = locate(path)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{path}: no checkpoint here (config.json is missing); give a folder that save_pretrained made")
+        raise ModelError(f"{path}: no checkpoint here (config.json is missing); give a folder of save_pretrained")
     try:
         kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: config.json cannot be read ({_first_line(error)}); save the checkpoint again") from None
+        raise ModelError(f"{path}: config.json cannot be used ({_first_line(error)}); save it again") from None
     if kind not in REGISTRY:
         raise ModelError(f"{path}: model type {kind!r} is not supported; supported types: {', '.join(REGISTRY)}")
     try:

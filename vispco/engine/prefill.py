@@ -84,7 +84,7 @@ class Prefill:
         places = torch.arange(int(totals.max()) if batch else 0, device=visual.device)
         order = torch.where(visual, 0, 1).argsort(dim=1, stable=True)[:, : len(places)]
         self.visual_slots = order
-        """Slots of the visual tokens in order, shape (batch, visual); padded where ``alive`` is False from the start."""
+        """Slots of the visual tokens in order, shape (batch, visual); padded where ``alive`` starts False."""
         self.alive = places[None] < totals[:, None]
         """Visual tokens that are still there, shape (batch, visual)."""
         self.slots: Tensor | None = None

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from vispco.config import PruningConfig
 from vispco.engine.attention import ARGUMENT, observed_attention
@@ -80,10 +81,9 @@ class Pruned:
         places = torch.arange(real.shape[1], device=real.device)
         last = torch.where(real, places, 0).amax(dim=1)
         prefill = Prefill(visual & real, real, last, self._selector, sample_keys(input_ids, real))
-        if kwargs.get("use_cache", module.config.use_cache) and cache is None:
-            from transformers import DynamicCache
-
-            cache = kwargs["past_key_values"] = DynamicCache(config=module.config)
+        text: Any = module.config
+        if cache is None and kwargs.get("use_cache", text.use_cache):
+            cache = kwargs["past_key_values"] = DynamicCache(config=text)
         if cache is not None:
             take_over(cache, len(self._family.layers))
         self.kept_counts = keep_counts(self._config.keep, prefill.alive.sum(dim=1))

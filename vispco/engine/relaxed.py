@@ -55,11 +55,10 @@ class RelaxedPrefill(Prefill):
             the straight-through gradient needs dropped tokens to run along.
         """
         count = ratio * self.totals
-        with torch.no_grad():
-            order = self.ranks().argsort(dim=1)
-            mass = self.weight.detach().gather(1, order)
-            # A token's rank is the weight of all better ones: the plain rank where weights are 0 and 1.
-            rank = torch.empty_like(mass).scatter_(1, order, mass.cumsum(dim=1) - mass)
+        # A token's rank is the weight of all better ones: the plain rank where weights are 0 and 1.
+        order = self.ranks().argsort(dim=1)
+        mass = self.weight.gather(1, order)
+        rank = torch.zeros_like(mass).scatter(1, order, mass.cumsum(dim=1) - mass)
         soft = torch.sigmoid((count[:, None] - rank - 0.5) / (self.temperature * self.totals[:, None]))
         share = (self.soft_count - count).clamp(0.0, 1.0)[:, None]
         weight = torch.minimum(self.weight, share * soft + (1 - share) * self.weight)

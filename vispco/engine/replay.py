@@ -128,7 +128,7 @@ class Replay:
     def layer(self, index: int, hidden: Tensor, prefill: Prefill, arguments: dict[str, Any]) -> Tensor:
         """Run decoder layer ``index`` on the tokens of ``prefill``; shapes (batch, tokens, width)."""
         given = {**prefill.layer_arguments(arguments, hidden.dtype), ARGUMENT: prefill}
-        output = self.family.layers[index](hidden, **given)
+        output: Tensor | tuple[Tensor, ...] = self.family.layers[index](hidden, **given)
         return output[0] if isinstance(output, tuple) else output
 
     def logits(self, hidden: Tensor, prefill: Prefill, rows: Tensor) -> Tensor:
@@ -190,7 +190,8 @@ class Replay:
             if visit:
                 visit(many.visual_tokens if hard else prefill.alive.sum(dim=1))
             hidden = self.layer(index, hidden, prefill, many.arguments)
-        return self.logits(hidden, prefill, rows[every]).unflatten(0, (number, -1))
+        logits = self.logits(hidden, prefill, rows[every])
+        return logits.view(number, -1, *logits.shape[1:])
 
 
 __all__ = ["Captured", "Replay", "observed_attention"]

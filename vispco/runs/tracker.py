@@ -21,14 +21,8 @@ class Tracker(Protocol):
         """End the run, whatever happened."""
 
 
-class NoTracker:
+class NoTracker(Tracker):
     """Shows nothing."""
-
-    def log(self, values: Mapping[str, float]) -> None: ...
-
-    def finish(self, points: Sequence[Point], summary: Mapping[str, float], files: Mapping[str, Path]) -> None: ...
-
-    def close(self, failed: bool) -> None: ...
 
 
 class WandbTracker:
@@ -64,10 +58,12 @@ class WandbTracker:
         )
 
     def log(self, values: Mapping[str, float]) -> None:
+        """Scalars of one step, as history."""
         self._run.log(dict(values))
 
     def finish(self, points: Sequence[Point], summary: Mapping[str, float], files: Mapping[str, Path]) -> None:
-        columns = ["name", "method", "split", "flops", "score", "kl", "keep"]
+        """Table ``points``, chart ``frontier``, the run's summary and an artifact of type ``pareto-config``."""
+        columns: list[str | int] = ["name", "method", "split", "flops", "score", "kl", "keep"]
         table = self._wandb.Table(columns=columns)
         for point in points:
             numbers = (point.costs["flops"], point.quality["score"], point.quality["kl"])
@@ -81,4 +77,5 @@ class WandbTracker:
         self._run.log_artifact(artifact)
 
     def close(self, failed: bool) -> None:
+        """End the run with exit code 0 or 1."""
         self._run.finish(exit_code=int(failed))

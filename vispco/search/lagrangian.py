@@ -43,6 +43,7 @@ class AugmentedLagrangian:
     damping: float = 1.0
 
     def __post_init__(self) -> None:
+        """Start with multipliers of 0."""
         self.multiplier = torch.zeros(self.constraints, dtype=torch.float64)
         self.rho = torch.full((self.constraints,), self.penalty, dtype=torch.float64)
         self._last = torch.full((self.constraints,), torch.inf, dtype=torch.float64)

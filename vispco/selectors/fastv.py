@@ -8,7 +8,9 @@ from vispco.selectors.base import Need, SelectorInputs
 
 
 class FastV:
-    """Score of visual token j at a cut before layer l::
+    """Score of visual token j at a cut before layer l.
+
+    The formula::
 
         s_j = (1/H) sum_h A^(l-1)[h, last, j]
 
