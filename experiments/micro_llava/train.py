@@ -42,7 +42,7 @@ CHAT_TEMPLATE = (
 )
 QUESTIONS = 8
 EARLY = tuple(shapes.SLICES)
-LATE = ("category", "counting", "existence", "position", "position", "relation", "relation", "comparison")
+LATE = ("counting", "existence", "position", "position", "relation", "relation", "relation", "comparison")
 """Slices of the eight places: one of each at first, in the second half more of those that take longest to learn."""
 SLOT = 10
 """Tokens per packed question: at most eight words, the answer marker and the answer."""

@@ -104,6 +104,7 @@ def test_empty_file(table):
     ("image", "message"),
     [
         ("####", "image cannot be decoded"),
+        ("!" + encoded(), "image cannot be decoded"),
         (encoded()[:-3], "image cannot be decoded"),
         ("größe", "image cannot be decoded"),
         ("", "image cannot be decoded"),
@@ -112,7 +113,7 @@ def test_empty_file(table):
         (png_of_size(10_000, 10_000), "image of 10000 x 10000 pixels is over the limit of 64000000; shrink it"),
         (png_of_size(60_000, 60_000), "pixels"),
     ],
-    ids=["alphabet", "cut", "unicode", "empty", "text", "large", "larger", "huge"],
+    ids=["alphabet", "stray", "cut", "unicode", "empty", "text", "large", "larger", "huge"],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_bad_image(table, image, message):

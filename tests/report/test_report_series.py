@@ -37,8 +37,8 @@ def test_controls_differ_in_colour_and_marker(make_point):
 
 
 def test_control_named_like_a_method_stays_a_control(make_point):
-    series = group_series([make_point("learned b=0.5", "control", 0.5, 0.5), make_point("x", "learned", 0.4, 0.9)])
-    assert [(entry.label, bool(entry.style.line)) for entry in series] == [("learned", True), ("learned", False)]
+    series = group_series([make_point("grid b=0.5", "control", 0.5, 0.5), make_point("x", "grid", 0.4, 0.9)])
+    assert [(entry.label, bool(entry.style.line)) for entry in series] == [("exhaustive grid", True), ("grid", False)]
 
 
 def test_distances_are_minimised(make_point):

@@ -1,23 +1,31 @@
-"""The program: ``vispco search | compare | export``."""
+"""The program: ``vispco search | compare | export | eval``."""
 
 import sys
 from collections.abc import Callable, Sequence
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from transformers.utils import logging
 
 from vispco.cli.compare import compare
+from vispco.cli.eval import evaluate
 from vispco.cli.export import export
 from vispco.cli.search import search
 from vispco.errors import InputError
 
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {"search": search, "compare": compare, "export": export}
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+    "search": search,
+    "compare": compare,
+    "export": export,
+    "eval": evaluate,
+}
 
 USAGE = """usage: vispco VERB ...
 
   vispco search [overrides]                      learn a frontier, verify it, write a run folder
   vispco compare RUN [RUN ...] [-o PLOT]         overlay the frontiers of several runs
   vispco export RUN --budget 0.5 -o best.json    write the best configuration within a budget
+  vispco eval best.json [overrides]              task scores of one configuration, by `generate`
 
 `vispco search --help` lists the configuration groups, `vispco search --cfg job` the composed configuration."""
 
@@ -30,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if words[0] not in VERBS:
         return _refuse(f"verb {words[0]!r} is unknown; choose one of {', '.join(VERBS)}")
+    # Our own bars and our one line of refusal are what this program prints.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         VERBS[words[0]](words[1:])
     except (InputError, HydraException, OmegaConfBaseException) as error:

@@ -20,6 +20,7 @@ from vispco.runs import RunSettings, Tracker
 from vispco.runs.settings import GridMethod, LearnedMethod
 from vispco.search import GRIDS, LearnedSearch, LearnedSettings, cheapest_schedule
 from vispco.search import Progress as Step
+from vispco.selectors import make_selector
 
 Measured = tuple[Point, Quality]
 
@@ -98,6 +99,9 @@ class SearchJob:
             Of the kind that fits, before any long work.
         """
         settings, data, selector = self.settings, self.settings.data, self.settings.selector
+        # What can be refused without opening a checkpoint is refused first.
+        make_selector(selector.name, selector.params)
+        make_kernel(settings.kernel.name, settings.kernel.steps)
         model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
         provenance = Provenance.of(model, processor, settings.seed)
         card = model_card(model, settings.model.path)

@@ -1,6 +1,7 @@
-"""Samples and the tables they are read from."""
+"""Samples, the tables they are read from, and scorers."""
 
 from vispco.data.samples import Sample, read_tsv
+from vispco.data.scorers import exact_match
 from vispco.data.sources import load_samples
 
-__all__ = ["Sample", "load_samples", "read_tsv"]
+__all__ = ["Sample", "exact_match", "load_samples", "read_tsv"]

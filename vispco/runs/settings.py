@@ -33,6 +33,7 @@ class DataSettings(_Group):
     report_split: str
     report_samples: Positive
     batch_size: Positive
+    max_new_tokens: Positive
 
 
 class SelectorSettings(_Group):
@@ -69,6 +70,7 @@ class LearnedMethod(_Group):
     batch: Positive
     starts: Positive
     survivors: Positive
+    centre_lr: Annotated[float, Field(gt=0.0)]
     lr: Annotated[float, Field(gt=0.0)]
     descent: Ratio
     trial: Ratio

@@ -46,8 +46,8 @@ class LearnedSettings:
         Starts per budget.
     survivors : int
         Starts per budget that go on after ``trial`` of the run.
-    lr : float
-        Of Adam, on layer positions (in layers) and logits of keep factors alike.
+    centre_lr, lr : float
+        Of Adam, on layer positions (in layers) and on logits of keep factors.
     descent : float
         Part of the run in which the budget falls from 1.
     trial : float
@@ -65,6 +65,7 @@ class LearnedSettings:
     batch: int = 8
     starts: int = 3
     survivors: int = 1
+    centre_lr: float = 0.03
     lr: float = 0.1
     descent: float = 0.6
     trial: float = 0.7
@@ -135,13 +136,14 @@ class LearnedSearch:
         self.report = report
         self.random = np.random.default_rng(seed)
         if kernel.steps > self.layers - 1:
-            raise ConfigError(f"a kernel of {kernel.steps} steps needs more than {self.layers} decoder layers")
+            raise ConfigError(
+                f"kernel.steps = {kernel.steps} is too many for {self.layers} decoder layers; give 1..{self.layers - 1}"
+            )
 
     def run(self) -> list[Learned]:
         """The best schedule found for every budget, in falling order of budget."""
-        damage = self.probe()
-        parameters, owner = self.choose_starts(damage)
-        return self.select(self.train(parameters, owner))
+        starts, owner = self.choose_starts(self.probe())
+        return self.select(self.train(starts, owner))
 
     # --- 1 -----------------------------------------------------------------------------------------------------------
 
@@ -187,44 +189,43 @@ class LearnedSearch:
 
     def train(self, parameters: Tensor, owner: Tensor) -> Tensor:
         """Trained particles, shape (survivors, 2 * steps)."""
-        settings = self.settings
-        particles = parameters.clone().requires_grad_()
-        optimizer = torch.optim.Adam([particles], lr=settings.lr, betas=(0.8, 0.95))
+        settings, steps = self.settings, self.kernel.steps
+        centres, logits = parameters[:, :steps].clone(), parameters[:, steps:].clone()
+        optimizer = _adam(centres, logits, settings)
         lagrangian = AugmentedLagrangian(len(owner), penalty=30.0, growth=1.5, tolerance=0.9, cap=1e3, damping=0.5)
         final = torch.tensor(self.budgets, dtype=torch.float64)
-        average = torch.zeros(len(owner))
+        merit = torch.zeros(len(owner), dtype=torch.float64)
         with observed_attention(self.evaluator.model):
             for step in range(settings.steps):
                 done = step / max(1, settings.steps - 1)
-                target = 1 - (1 - final[owner]) * min(1.0, (done + 1e-9) / settings.descent)
+                target = 1 - (1 - final[owner]) * min(1.0, done / settings.descent)
+                particles = torch.cat([centres, logits], dim=1)
                 ratios = self.kernel.ratios(particles, self.layers, _between(settings.sharpness, done))
                 divergence = self.relaxed_divergence(ratios, _between(settings.temperature, done))
                 loss = (divergence + 0.01).log()
-                penalty = lagrangian(self.cost.soft(ratios) - target)
+                objective = loss + lagrangian(self.cost.soft(ratios) - target)
                 optimizer.zero_grad()
-                (loss.sum() + penalty.sum()).backward()
+                objective.sum().backward()
                 optimizer.step()
                 with torch.no_grad():
-                    particles.copy_(self.kernel.project(particles, self.layers))
-                    average = 0.8 * average + 0.2 * loss.detach()
-                hardened = self.kernel.harden(particles, self.layers)
-                violation = torch.tensor([self.cost.exact(row) for row in hardened.tolist()]) - target
+                    legal = self.kernel.project(torch.cat([centres, logits], dim=1), self.layers)
+                    centres.copy_(legal[:, :steps])
+                    logits.copy_(legal[:, steps:])
+                    merit = 0.8 * merit + 0.2 * objective
+                exact = [self.cost.exact(row) for row in self.kernel.harden(legal, self.layers).tolist()]
+                violation = torch.tensor(exact, dtype=torch.float64) - target
                 if step % settings.dual_every == settings.dual_every - 1:
                     lagrangian.update(violation)
                 if self.report:
-                    worst = float(violation.clamp(min=0.0).mean())
-                    self.report(Progress(step, loss.detach().mean().item(), worst, float(lagrangian.multiplier.mean())))
+                    mean_loss, mean_violation = loss.detach().mean().item(), violation.clamp(min=0.0).mean().item()
+                    self.report(Progress(step, mean_loss, mean_violation, lagrangian.multiplier.mean().item()))
                 if step == int(settings.trial * settings.steps) and settings.survivors < settings.starts:
-                    alive = _best_of_each(average, owner, settings.survivors)
-                    state = optimizer.state[particles]
-                    particles = particles.detach()[alive].requires_grad_()
-                    optimizer = torch.optim.Adam([particles], lr=settings.lr, betas=(0.8, 0.95))
-                    optimizer.state[particles] = {
-                        name: value[alive] if value.dim() else value for name, value in state.items()
-                    }
-                    owner, average = owner[alive], average[alive]
+                    alive = _best_of_each(merit, owner, settings.survivors)
+                    centres, logits = centres.detach()[alive], logits.detach()[alive]
+                    owner, merit = owner[alive], merit[alive]
+                    optimizer = _adam(centres, logits, settings, optimizer, alive)
                     lagrangian.keep(alive)
-        return particles.detach()
+        return torch.cat([centres, logits], dim=1).detach()
 
     def relaxed_divergence(self, ratios: Tensor, temperature: float) -> Tensor:
         """Mean KL of every schedule on a fresh draw of samples; shape (particles,), differentiable."""
@@ -262,6 +263,28 @@ class LearnedSearch:
                 kl, schedule, _ = min(allowed)
                 results.append(Learned(budget, schedule, kl))
         return results
+
+
+def _adam(
+    centres: Tensor,
+    logits: Tensor,
+    settings: LearnedSettings,
+    before: torch.optim.Adam | None = None,
+    alive: Tensor | None = None,
+) -> torch.optim.Adam:
+    """Optimiser of both parts, which become leaves; it goes on from rows ``alive`` of the one ``before``."""
+    groups = [
+        {"params": [centres.requires_grad_()], "lr": settings.centre_lr},
+        {"params": [logits.requires_grad_()], "lr": settings.lr},
+    ]
+    optimizer = torch.optim.Adam(groups, betas=(0.8, 0.95))
+    if before is not None:
+        for new, old in zip(optimizer.param_groups, before.param_groups, strict=True):
+            state = before.state[old["params"][0]]
+            optimizer.state[new["params"][0]] = {
+                name: value[alive] if value.dim() else value for name, value in state.items()
+            }
+    return optimizer
 
 
 def _between(ends: tuple[float, float], done: float) -> float:

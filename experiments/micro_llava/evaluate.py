@@ -1,0 +1,47 @@
+"""Accuracy of the embedded checkpoint on the test split, and what plain pruning does to it.
+
+    python experiments/micro_llava/evaluate.py --out experiments/micro_llava/results.json
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from vispco.data import load_samples
+from vispco.engine import fingerprint, load_checkpoint
+from vispco.evaluation import Evaluator
+from vispco.frontier import bootstrap_mean
+
+SCHEDULES = {"unpruned": 1.0, "cut at layer 2 to 50 %": 0.5, "cut at layer 2 to 25 %": 0.25, "cut at layer 2 to 10 %": 0.1}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="micro-llava")
+    parser.add_argument("--samples", type=int, default=4000)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    model, processor = load_checkpoint(options.model)
+    samples = load_samples("shapes", "test", options.samples)
+    fastv = Evaluator(model, processor, samples, "fastv")
+    slices = defaultdict(list)
+    for index, sample in enumerate(samples):
+        slices[sample.slice].append(index)
+    keeps = [(1.0, 1.0, *[ratio] * (fastv.replay.layers - 2)) for ratio in SCHEDULES.values()]
+    results = {"samples": len(samples), "model": fingerprint(model), "scores": {}}
+    for name, evaluator in {"fastv": fastv, "random": fastv.share("random", {"seed": 0})}.items():
+        for label, quality in zip(SCHEDULES, evaluator.evaluate(keeps), strict=True):
+            interval = bootstrap_mean(quality.score)
+            by_slice = {key: round(float(np.mean(quality.score[rows])), 4) for key, rows in slices.items()}
+            results["scores"][f"{name}, {label}"] = {
+                "mean": round(interval.value, 4), "low": round(interval.low, 4), "high": round(interval.high, 4), **by_slice
+            }  # fmt: skip
+            print(f"{name}, {label}", results["scores"][f"{name}, {label}"])
+    options.out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

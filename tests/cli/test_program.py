@@ -1,0 +1,290 @@
+"""The program from checkpoint to verified frontier and exported JSON, on the embedded default made small."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import vispco
+from vispco.cli import main
+from vispco.cost import count_flops
+from vispco.data import load_samples
+from vispco.engine import load_checkpoint
+from vispco.evaluation import prompt_text
+
+TINY = [
+    "data.search_samples=24",
+    "data.report_samples=24",
+    "search.steps=4",
+    "search.batch=2",
+    "search.starts=2",
+    "search.probe_samples=8",
+    "search.select_samples=16",
+    "budget.values=[0.4,0.6,0.9]",
+    "progress=false",
+]
+BASELINES = "baseline.methods=[{name: grid, ladder: [1.0, 0.3, 0.05]}, {name: step, ladder: [0.5, 0.1]}]"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Generated data goes to a folder of the tests."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("XDG_CACHE_HOME")
+    if before is not None:
+        os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run with baselines and the W&B tracker."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    assert main(["search", *TINY, BASELINES, "tracker=wandb", f"hydra.run.dir={folder}"]) == 0
+    return folder
+
+
+def test_the_folder_holds_everything(run):
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "points.jsonl", "frontier.json", "frontier.png", "report.html"} <= names
+    assert not [name for name in names if name.endswith(".tmp")]
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["budget"]["values"] == [0.4, 0.6, 0.9]
+    assert config["selector"]["name"] == "fastv"
+    assert (run / "frontier.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_points_of_both_splits_and_all_methods(run):
+    points = vispco.read_points(run)
+    assert {point.split for point in points} == {"validation", "test"}
+    methods = {point.method for point in points if point.split == "test"}
+    assert methods == {"learned", "grid", "step", "control", "unpruned"}
+    assert sum(point.method == "grid" and point.split == "validation" for point in points) == 36
+    controls = {point.name.split(" b=")[0] for point in points if point.method == "control"}
+    assert controls == {"random", "fastv default (layer 2, 50 %)"}
+    default = next(point for point in points if point.name.startswith("fastv default"))
+    assert default.keep == (1.0, 1.0, *[0.5] * 6)
+
+
+def test_every_configuration_is_within_its_budget(run):
+    """Exact FLOPs counted again, sample by sample, from the configuration of the checkpoint."""
+    model, processor = load_checkpoint("micro-llava")
+    samples = load_samples("shapes", "test", 24)
+    texts = [prompt_text(processor, sample.question) for sample in samples]
+    tokens = [
+        processor(text=[t], images=[[s.image]], return_tensors="pt")["input_ids"].shape[1]
+        for t, s in zip(texts, samples, strict=True)
+    ]
+    record = json.loads((run / "frontier.json").read_text())
+    assert len(record["configs"]) == 3
+    for entry in record["configs"]:
+        reports = [count_flops(model.config, n - 100, 100, entry["keep"], scored_rows=1) for n in tokens]
+        ratio = sum(report.total for report in reports) / sum(report.unpruned for report in reports)
+        assert ratio == pytest.approx(entry["costs"]["flops"], abs=0.002)
+        assert entry["costs"]["flops"] <= entry["budget"]
+        assert entry["costs"]["flops"] > entry["budget"] - 0.05, "the budget is left unused"
+
+
+def test_the_frontier_is_of_the_report_split_and_chosen_by_the_other(run):
+    record = json.loads((run / "frontier.json").read_text())
+    assert {point["split"] for point in record["front"]} == {"test"}
+    by_name = {point.name: point for point in vispco.read_points(run) if point.split == "test"}
+    for entry in record["configs"]:
+        point = by_name[f"learned b={entry['budget']:.2f}"]
+        assert entry["quality"]["score"] == point.quality["score"]
+        assert entry["provenance"]["search_split"] == "validation"
+    indicators = record["indicators"]
+    assert 0 < indicators["learned hypervolume"] < 1
+    ratio = indicators["learned hypervolume"] / indicators["grid hypervolume"]
+    assert indicators["hypervolume ratio to grid"] == pytest.approx(ratio)
+    assert set(record["regret"]) == {"0.40", "0.60", "0.90"}
+
+
+def test_the_regret_is_the_paired_difference_of_scores(run):
+    record = json.loads((run / "frontier.json").read_text())
+    points = [point for point in vispco.read_points(run) if point.split == "validation"]
+    reported = {point.name: point for point in vispco.read_points(run) if point.split == "test"}
+    grid = [point for point in points if point.method == "grid" and point.costs["flops"] <= 0.6]
+    rival = min(grid, key=lambda point: (point.quality["kl"], point.costs["flops"]))
+    expected = reported[rival.name].quality["score"] - reported["learned b=0.60"].quality["score"]
+    assert record["regret"]["0.60"]["value"] == pytest.approx(expected)
+    assert record["regret"]["0.60"]["low"] <= expected <= record["regret"]["0.60"]["high"]
+
+
+def test_the_report_stands_alone(run):
+    html = (run / "report.html").read_text()
+    assert "src=\"http" not in html
+    assert "href=\"http" not in html
+    for text in ("learned", "0.40", "data:image/png;base64"):
+        assert text in html
+
+
+def test_the_tracker_wrote_an_offline_run(run):
+    logs = list(run.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(logs) == 1
+    tables = list(run.glob("wandb/offline-run-*/files/media/table/*.table.json"))
+    rows = {len(json.loads(table.read_text())["data"]) for table in tables}
+    verified = sum(point.split == "test" for point in vispco.read_points(run))
+    assert verified in rows
+    content = logs[0].read_bytes()
+    for text in (b"multiplier", b"violation", b"pareto-config", b"config-0.40.json"):
+        assert text in content
+
+
+def test_no_tracker_writes_nothing_and_the_seed_decides(tmp_path):
+    options = [*TINY, "tracker=none"]
+    for name in ("a", "b"):
+        assert main(["search", *options, f"hydra.run.dir={tmp_path / name}"]) == 0
+    assert not (tmp_path / "a" / "wandb").exists()
+    first, second = (json.loads((tmp_path / name / "frontier.json").read_text()) for name in ("a", "b"))
+    assert [c["keep"] for c in first["configs"]] == [c["keep"] for c in second["configs"]]
+    assert first["indicators"] == second["indicators"]
+
+
+def test_multirun_makes_one_folder_per_job(tmp_path):
+    options = [*TINY, "tracker=none", "search=step", "search.ladder=[0.5,0.1]"]
+    options = [option for option in options if not option.startswith("search.") or "ladder" in option]
+    sweep = ["selector=fastv,random", f"hydra.sweep.dir={tmp_path}"]
+    assert main(["search", "--multirun", *options, *sweep]) == 0
+    folders = sorted(path for path in tmp_path.iterdir() if path.is_dir())
+    assert [folder.name for folder in folders] == ["0", "1"]
+    selectors = [yaml.safe_load((folder / "config.yaml").read_text())["selector"]["name"] for folder in folders]
+    assert selectors == ["fastv", "random"]
+    assert main(["compare", *map(str, folders), "-o", str(tmp_path / "both.png")]) == 0
+    assert (tmp_path / "both.png").stat().st_size > 10_000
+
+
+def test_export_and_use(run, tmp_path, capsys):
+    target = tmp_path / "best.json"
+    assert main(["export", str(run), "--budget", "0.6", "-o", str(target)]) == 0
+    config = vispco.PruningConfig.load(target)
+    assert config.budget == 0.6
+    assert config.costs["flops"] <= 0.6
+    record = json.loads((run / "frontier.json").read_text())
+    allowed = [entry for entry in record["configs"] if entry["costs"]["flops"] <= 0.6]
+    assert config.quality["kl"] == min(entry["quality"]["kl"] for entry in allowed)
+    model, processor = load_checkpoint("micro-llava")
+    sample = load_samples("shapes", "test", 1)[0]
+    inputs = processor(text=prompt_text(processor, sample.question), images=sample.image, return_tensors="pt")
+    with vispco.prune(model, config) as pruned:
+        out = model.generate(**inputs)
+    assert out.shape[1] > inputs["input_ids"].shape[1]
+    expected = [int(np.floor(ratio * 100 + 0.5)) for ratio in config.keep]
+    assert pruned.kept_counts.flatten().tolist() == expected
+    assert torch.equal(out[:, : inputs["input_ids"].shape[1]], inputs["input_ids"])
+    capsys.readouterr()
+    assert main(["eval", str(target), "data.report_samples=16"]) == 0
+    assert "control: random" in capsys.readouterr().out
+
+
+def one_line(capsys):
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert "Traceback" not in captured.err
+    return lines[0]
+
+
+BAD_SEARCHES = {
+    "unknown selector": (["selector.name=fastw"], ["fastw", "fastv, random"]),
+    "unknown group": (["selector=fastw"], ["fastw", "fastv"]),
+    "unknown key": (["search.stepz=3"], ["stepz"]),
+    "wrong type": (["search.steps=many"], ["search", "steps", "many"]),
+    "budget below text only": (["budget.values=[0.01]"], ["0.01", "cannot be reached", "to 1.000"]),
+    "budget above one": (["budget.values=[1.5]"], ["budget.values", "1.5"]),
+    "same split twice": (["data.report_split=validation"], ["validation"]),
+    "unknown split": (["data.report_split=tset"], ["tset", "train, validation, test"]),
+    "no such data": (["data.path=/nowhere/x.tsv"], ["/nowhere/x.tsv"]),
+    "no such checkpoint": (["model.path=/nowhere"], ["/nowhere", "config.json"]),
+    "unknown kernel": (["kernel.name=cosine"], ["cosine", "step, multistep"]),
+    "too many steps": (["kernel.steps=9"], ["kernel.steps = 9", "1..7"]),
+    "unknown dtype": (["model.dtype=int3"], ["int3", "float32"]),
+    "selector parameter": (["+selector.params.alpha=1"], ["alpha"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SEARCHES)
+def test_bad_input_is_one_line_and_exit_code_two(case, tmp_path, capsys):
+    overrides, words = BAD_SEARCHES[case]
+    assert main(["search", *TINY, "tracker=none", f"hydra.run.dir={tmp_path / 'x'}", *overrides]) == 2
+    line = one_line(capsys)
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "x" / "points.jsonl").exists()
+
+
+def test_a_checkpoint_that_is_no_vision_language_model(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    assert main(["search", *TINY, "tracker=none", f"model.path={tmp_path}", f"hydra.run.dir={tmp_path / 'x'}"]) == 2
+    assert "'bert' is not supported" in one_line(capsys)
+
+
+def test_run_folders_that_cannot_be_used(run, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["search", *TINY, "tracker=none", f"hydra.run.dir={tmp_path / 'file' / 'x'}"]) == 2
+    assert "hydra.run.dir" in one_line(capsys)
+    before = (run / "points.jsonl").read_bytes()
+    assert main(["search", *TINY, "tracker=none", f"hydra.run.dir={run}"]) == 2
+    assert "holds a run already" in one_line(capsys)
+    assert (run / "points.jsonl").read_bytes() == before
+
+
+def test_bad_configuration_files(run, tmp_path, capsys):
+    target = tmp_path / "best.json"
+    assert main(["export", str(run), "--budget", "0.9", "-o", str(target)]) == 0
+    text = target.read_text()
+    capsys.readouterr()
+    cases = {
+        "truncated.json": (text[: len(text) // 2], "not valid JSON"),
+        "short.json": (json.dumps({**json.loads(text), "keep": [1.0] * 7}), "7 ratios"),
+        "other.json": (json.dumps({**json.loads(text), "selector": "fastw"}), "fastw"),
+        "version.json": (json.dumps({**json.loads(text), "schema_version": "2.0"}), "2.0"),
+    }
+    for name, (content, words) in cases.items():
+        (tmp_path / name).write_text(content)
+        assert main(["eval", str(tmp_path / name), "data.report_samples=8"]) == 2
+        assert words in one_line(capsys)
+    assert main(["eval", str(tmp_path / "none.json")]) == 2
+    assert "none.json" in one_line(capsys)
+    assert main(["eval"]) == 2
+    assert "usage" in one_line(capsys)
+
+
+def test_bad_exports(run, tmp_path, capsys):
+    target = str(tmp_path / "best.json")
+    assert main(["export", str(run), "--budget", "0.01", "-o", target]) == 2
+    assert "choose one in" in one_line(capsys)
+    assert main(["export", str(tmp_path), "--budget", "0.5", "-o", target]) == 2
+    assert "frontier.json" in one_line(capsys)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "frontier.json").write_text((run / "frontier.json").read_text()[:100])
+    assert main(["export", str(broken), "--budget", "0.5", "-o", target]) == 2
+    assert "not valid JSON" in one_line(capsys)
+    assert main(["export", str(run), "--budget", "0.9", "-o", str(tmp_path / "no" / "best.json")]) == 2
+    assert "cannot be written" in one_line(capsys)
+    assert not Path(target).exists()
+
+
+def test_verbs(capsys):
+    assert main([]) == 0
+    assert "vispco search" in capsys.readouterr().out
+    assert main(["serch"]) == 2
+    assert "search, compare, export, eval" in one_line(capsys)
+
+
+def test_the_console_script_runs_in_a_process_of_its_own(tmp_path):
+    command = [sys.executable, "-c", "import sys; from vispco.cli import main; sys.exit(main())"]
+    done = subprocess.run(
+        [*command, "search", "budget.values=[0.01]", *TINY[:7], "progress=false", "tracker=none",
+         f"hydra.run.dir={tmp_path / 'x'}"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("vispco: budget 0.01 cannot be reached")

@@ -1,0 +1,152 @@
+"""The evaluator: shared work changes nothing, scores are those of `generate`, the ledger charges what runs."""
+
+import numpy as np
+import pytest
+import torch
+
+from vispco import PruningConfig, prune
+from vispco.cost import count_flops
+from vispco.data import exact_match, load_samples
+from vispco.engine import load_checkpoint, model_card
+from vispco.errors import DataError, ModelError
+from vispco.evaluation import Evaluator, Ledger, generate_answers, prepare, prompt_fingerprint, prompt_text
+
+KEEP = (1.0, 1.0, 1.0, 0.3, 0.3, 0.3, 0.1, 0.1)
+SCHEDULES = [(1.0,) * 8, KEEP, (1.0, 1.0, 1.0, 0.3, 0.3, 0.3, 0.3, 0.3), (1.0, 1.0) + (0.05,) * 6]
+
+
+@pytest.fixture(scope="module")
+def micro():
+    return load_checkpoint("micro-llava")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return load_samples("shapes", "validation", 48, cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def evaluator(micro, samples):
+    return Evaluator(*micro, samples, batch_size=20)
+
+
+def test_the_teacher_is_the_stock_model(micro, samples, evaluator):
+    model, processor = micro
+    texts = [prompt_text(processor, sample.question) for sample in samples[:20]]
+    inputs = processor(text=texts, images=[[s.image] for s in samples[:20]], padding=True, return_tensors="pt")
+    stock = model(**inputs).logits[:, -1].log_softmax(-1)
+    torch.testing.assert_close(evaluator.batches[0].teacher[:, 0], stock, atol=1e-5, rtol=1e-4)
+
+
+def test_the_unpruned_schedule_has_no_divergence(evaluator):
+    quality = evaluator.evaluate([(1.0,) * 8])[0]
+    assert np.abs(quality.kl).max() < 1e-6
+    assert quality.kl.shape == quality.score.shape == (48,)
+
+
+def test_common_beginnings_change_nothing(evaluator):
+    together = evaluator.evaluate(SCHEDULES)
+    for schedule, shared in zip(SCHEDULES, together, strict=True):
+        alone = evaluator.evaluate([schedule])[0]
+        np.testing.assert_allclose(shared.kl, alone.kl, atol=1e-6)
+        np.testing.assert_array_equal(shared.score, alone.score)
+
+
+def test_batches_change_nothing(micro, samples, evaluator):
+    one = Evaluator(*micro, samples, batch_size=48).evaluate([KEEP])[0]
+    np.testing.assert_allclose(one.kl, evaluator.evaluate([KEEP])[0].kl, atol=1e-5)
+
+
+@pytest.mark.parametrize("keep", SCHEDULES[1:])
+def test_scores_are_those_of_generate(micro, samples, evaluator, keep):
+    model, processor = micro
+    config = PruningConfig(selector="fastv", keep=keep, model=model_card(model))
+    with prune(model, config):
+        said = generate_answers(model, processor, samples, batch_size=16, max_new_tokens=4)
+    generated = [exact_match(text, sample.answer) for text, sample in zip(said, samples, strict=True)]
+    np.testing.assert_array_equal(evaluator.evaluate([keep])[0].score, generated)
+    assert 0 < sum(generated) < len(generated), "all right or all wrong shows nothing"
+
+
+def test_a_limit_takes_the_first_samples(evaluator):
+    whole, part = evaluator.evaluate([KEEP])[0], evaluator.evaluate([KEEP], limit=30)[0]
+    np.testing.assert_allclose(part.kl, whole.kl[:30], atol=1e-5)
+
+
+def test_the_ledger_charges_layers_that_ran_once(micro, samples):
+    ledger = Ledger()
+    evaluator = Evaluator(*micro, samples[:8], ledger=ledger)
+    assert ledger.forwards == pytest.approx(8)
+    ledger.forwards = 0.0
+    evaluator.evaluate([KEEP])
+    alone = ledger.forwards
+    config = micro[0].config
+    text = [int(t) for t in evaluator.batches[0].text_tokens]
+
+    def layers_only(keep):
+        reports = [count_flops(config, t, 100, keep) for t in text]
+        return sum((r.total - r.lm_head) / (r.unpruned - r.lm_head) for r in reports)
+
+    assert alone == pytest.approx(layers_only(KEEP), rel=1e-9)
+    ledger.forwards = 0.0
+    evaluator.evaluate([KEEP, KEEP[:7] + (0.05,)])
+    assert alone < ledger.forwards < alone + layers_only((1.0,) * 8) / 8
+
+
+def test_sharing_samples_with_another_selector(micro, samples, evaluator):
+    other = evaluator.share("random", {"seed": 0})
+    direct = Evaluator(*micro, samples, "random", {"seed": 0}, batch_size=20)
+    np.testing.assert_allclose(other.evaluate([KEEP])[0].kl, direct.evaluate([KEEP])[0].kl, atol=1e-6)
+    assert evaluator.cost().scored_rows == 1
+    assert other.cost().scored_rows == 0
+
+
+def test_answers_of_several_tokens_are_forced_and_have_to_end(micro, samples):
+    from dataclasses import replace
+
+    _, processor = micro
+    long = replace(samples[0], answer="red circle")
+    batch = prepare(processor, [samples[1], long])
+    words = processor.tokenizer.convert_tokens_to_ids
+    assert batch.targets.tolist()[1] == [words("red"), words("circle"), -1]
+    assert batch.targets.tolist()[0][1:] == [-1, -2]
+    assert batch.inputs["input_ids"][1, -2:].tolist() == [words("red"), words("circle")]
+    assert batch.inputs["attention_mask"][0, -1] == 0
+    assert batch.rows[0].tolist() == [int(batch.query[0]) + i for i in range(3)]
+    right = Evaluator(*micro, [samples[0]]).evaluate([(1.0,) * 8])[0].score
+    wrong = Evaluator(*micro, [long]).evaluate([(1.0,) * 8])[0].score
+    assert right >= wrong == 0
+
+
+def test_empty_answers_and_missing_templates_are_refused(micro, samples):
+    from dataclasses import replace
+
+    with pytest.raises(DataError, match="has no tokens"):
+        prepare(micro[1], [replace(samples[0], answer="")])
+
+    class Plain:
+        def apply_chat_template(self, *args, **kwargs):
+            raise ValueError("no template is set")
+
+    with pytest.raises(ModelError, match="no chat template"):
+        prompt_text(Plain(), "what ?")
+
+
+def test_prompt_fingerprints_depend_on_the_template(micro):
+    processor = micro[1]
+    before = prompt_fingerprint(processor)
+    stock = processor.chat_template
+    processor.chat_template = stock.replace("<answer>", "<eos><answer>")
+    try:
+        assert prompt_fingerprint(processor) != before
+    finally:
+        processor.chat_template = stock
+    assert prompt_fingerprint(processor) == before
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "worth"),
+    [("Red.", "red", 1), (" red ", "red", 1), ("", "red", 0), ("", "", 0), ("red circle", "red", 0), ("10", "1", 0)],
+)
+def test_exact_match(said, answer, worth):
+    assert exact_match(said, answer) == worth

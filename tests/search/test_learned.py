@@ -1,0 +1,177 @@
+"""The learned search: on a landscape with a known answer, and on the embedded model."""
+
+from contextlib import nullcontext
+from itertools import combinations
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from builders import build_tiny_llava
+
+from vispco.cost import FlopCost
+from vispco.data import load_samples
+from vispco.engine import load_checkpoint, observed_attention
+from vispco.errors import ConfigError
+from vispco.evaluation import Evaluator, Ledger, Quality
+from vispco.kernels import make_kernel
+from vispco.search import LearnedSearch, LearnedSettings, fit_to_budget
+from vispco.search import learned as module
+
+LAYERS = 6
+WEIGHTS = torch.tensor([0.0, 4.0, 0.2, 3.0, 0.1, 0.05], dtype=torch.float64)
+"""Damage per layer of the toy: cutting for layer 1 or 3 hurts, so the best cuts are at 2 and 4 or later."""
+BUDGETS = (0.8, 0.6, 0.5)
+
+
+def toy_damage(ratios):
+    """Damage of schedules (..., layers): what layers would have read, weighted, convex in the ratios."""
+    return (WEIGHTS * (1 - ratios.double()) ** 2).sum(dim=-1)
+
+
+class ToySearch(LearnedSearch):
+    """The search on the toy landscape instead of a model."""
+
+    def relaxed_divergence(self, ratios, temperature):
+        self.evaluator.ledger.add_forwards(len(ratios))
+        return toy_damage(ratios).float()
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    monkeypatch.setattr(module, "observed_attention", lambda model: nullcontext())
+    config = build_tiny_llava(layers=LAYERS).config
+    cost = FlopCost(config, [(10, 100)])
+
+    def evaluate(schedules, limit=None):
+        damages = [float(toy_damage(torch.tensor(schedule))) for schedule in schedules]
+        return [Quality(np.full(4, damage), np.zeros(4)) for damage in damages]
+
+    evaluator = SimpleNamespace(
+        evaluate=evaluate, replay=SimpleNamespace(layers=LAYERS), model=None, ledger=Ledger()
+    )
+    return evaluator, cost
+
+
+def make(toy, steps=2, report=None, **options):
+    settings = LearnedSettings(**{"steps": 120, "starts": 6, "probe_ratios": (0.5, 0.1), **options})
+    return ToySearch(*toy, make_kernel("multistep", steps), BUDGETS, settings, report=report)
+
+
+def best_two_cuts(cost, budget):
+    """Brute force over both cut layers and a fine ladder of the first ratio; the second is set by the budget."""
+    best = np.inf
+    for first, second in combinations(range(1, LAYERS), 2):
+        for ratio in np.linspace(0.02, 1.0, 50):
+            for factor in (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.02):
+                keep = (1.0,) * first + (ratio,) * (second - first) + (ratio * factor,) * (LAYERS - second)
+                if cost.exact(keep) <= budget:
+                    best = min(best, float(toy_damage(torch.tensor(keep))))
+    return best
+
+
+def test_it_reaches_the_known_optimum(toy):
+    results = make(toy).run()
+    assert [result.budget for result in results] == list(BUDGETS)
+    for result in results:
+        assert result.kl <= 1.1 * best_two_cuts(toy[1], result.budget)
+
+
+def test_training_improves_on_its_starts(toy):
+    trained, untrained = make(toy).run(), make(toy, lr=1e-9, centre_lr=1e-9).run()
+    assert sum(result.kl for result in trained) < 0.97 * sum(result.kl for result in untrained)
+
+
+def test_budgets_hold_exactly_and_are_used(toy):
+    for result in make(toy).run():
+        spent = toy[1].exact(result.schedule)
+        assert result.budget - 0.03 < spent <= result.budget
+        assert result.kl == pytest.approx(float(toy_damage(torch.tensor(result.schedule))))
+
+
+def test_starts_follow_the_probe(toy):
+    search = make(toy, starts=2)
+    parameters, owner = search.choose_starts(search.probe())
+    assert owner.tolist() == [0, 0, 1, 1, 2, 2]
+    cuts = {tuple(row[:2].int().tolist()) for row in parameters}
+    assert not any(1 in pair or 3 in pair for pair in cuts), "starts on layers that the probe found bad"
+
+
+def test_the_soft_cost_ends_near_the_budget(toy):
+    seen = []
+    search = make(toy, report=seen.append)
+    particles = search.train(*search.choose_starts(search.probe()))
+    soft = toy[1].soft(search.kernel.ratios(particles, LAYERS, 10.0))
+    assert len(particles) == 3
+    np.testing.assert_allclose(soft.numpy(), BUDGETS, atol=0.06)
+    assert [progress.step for progress in seen] == list(range(120))
+    assert max(progress.multiplier for progress in seen) > 0
+    assert seen[-1].violation < 0.05
+
+
+def test_particles_stay_legal_and_the_worse_starts_are_given_up(toy):
+    search = make(toy, starts=3, survivors=1)
+    parameters, owner = search.choose_starts(search.probe())
+    assert len(parameters) == 9
+    particles = search.train(parameters, owner)
+    assert len(particles) == 3
+    assert (particles[:, :2] >= 1).all()
+    assert (particles[:, :2] <= LAYERS - 1).all()
+
+
+def test_too_many_steps_are_refused(toy):
+    with pytest.raises(ConfigError, match=r"kernel.steps = 6 is too many for 6 decoder layers; give 1..5"):
+        make(toy, steps=6)
+
+
+@pytest.fixture(scope="module")
+def micro(tmp_path_factory):
+    samples = load_samples("shapes", "validation", 32, cache=tmp_path_factory.mktemp("cache"))
+    return Evaluator(*load_checkpoint("micro-llava"), samples)
+
+
+def search_micro(evaluator, seed, **options):
+    settings = LearnedSettings(
+        **{"steps": 6, "batch": 4, "starts": 2, "probe_samples": 16, "select_samples": 32, **options}
+    )
+    kernel = make_kernel("multistep", 2)
+    return LearnedSearch(evaluator, evaluator.cost(), kernel, (0.6, 0.4), settings, seed=seed)
+
+
+def test_on_a_model_the_seed_decides(micro):
+    first, again, other = (search_micro(micro, seed).run() for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    for result in first:
+        assert micro.cost().exact(result.schedule) <= result.budget
+
+
+def test_the_ledger_is_charged_for_forward_and_backward(micro):
+    """Two schedules that keep all: layer 0 once, the others twice for each schedule."""
+    search = search_micro(micro, 0)
+    micro.ledger.forwards = 0.0
+    with observed_attention(micro.model):
+        search.relaxed_divergence(torch.ones(2, 8), temperature=0.05)
+    assert micro.ledger.forwards == pytest.approx(4 * (1 + 2 * 2 * 7) / 8)
+
+
+def test_gradients_point_to_keeping_more(micro):
+    search = search_micro(micro, 0, batch=16)
+    parameters = search.kernel.start([2, 5], 0.3)[None].requires_grad_()
+    with observed_attention(micro.model):
+        divergence = search.relaxed_divergence(search.kernel.ratios(parameters, 8, 5.0), temperature=0.05)
+    divergence.sum().backward()
+    assert parameters.grad[0, 2:].sum() < 0, "larger keep factors must lower the divergence"
+
+
+def test_the_result_is_the_best_of_what_was_measured(micro):
+    search = search_micro(micro, 0)
+    particles = torch.stack([search.kernel.start([2, 4], 0.5), search.kernel.start([1, 3], 0.5)])
+    results = search.select(particles)
+    for result in results:
+        rivals = [
+            fit_to_budget(row, search.cost, result.budget)
+            for row in search.kernel.harden(particles, 8).tolist()
+        ]
+        kls = [float(quality.kl.mean()) for quality in micro.evaluate(rivals)]
+        assert result.kl <= min(kls) + 1e-9
