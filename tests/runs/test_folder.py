@@ -1,0 +1,91 @@
+"""Run folders and settings."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from vispco.cli.search import config_folder
+from vispco.errors import ConfigError, RunError
+from vispco.runs import RunFolder, RunSettings
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        plain = OmegaConf.to_container(compose("search", list(overrides)), resolve=True)
+    plain.pop("experiment", None)
+    return plain
+
+
+def groups():
+    folder = config_folder()
+    return [
+        f"{group.name}={file.stem}"
+        for group in sorted(folder.iterdir())
+        if group.is_dir() and group.name != "__pycache__"
+        for file in sorted(group.glob("*.yaml"))
+    ]
+
+
+@pytest.mark.parametrize("override", groups())
+def test_every_configuration_group_composes_and_validates(override):
+    settings = RunSettings.parse(composed(override))
+    assert settings.seed == 0
+
+
+def test_every_group_is_found():
+    assert len(groups()) >= 15
+    assert "tracker=wandb" in groups()
+
+
+def test_wandb_is_offline_by_default():
+    assert composed()["tracker"] == {"name": "wandb", "mode": "offline", "project": "vispco", "group": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": -1}, "seed"),
+        ({"budget": {"values": []}}, "budget.values"),
+        ({"budget": {"values": [float("nan")]}}, "budget.values.0"),
+        ({"surprise": 1}, "surprise"),
+        ({"search": {"name": "tpe"}}, "search"),
+    ],
+)
+def test_settings_name_the_bad_field(change, words):
+    with pytest.raises(ConfigError, match=words):
+        RunSettings.parse({**composed(), **change})
+
+
+def test_a_folder_is_made_once(tmp_path):
+    folder = RunFolder.create(tmp_path / "a" / "b", "seed: 0\n")
+    assert (tmp_path / "a" / "b" / "config.yaml").read_text() == "seed: 0\n"
+    RunFolder.create(tmp_path / "a" / "b", "seed: 1\n")
+    folder.points.write_text("")
+    with pytest.raises(RunError, match="holds a run already"):
+        RunFolder.create(tmp_path / "a" / "b", "seed: 2\n")
+    assert (tmp_path / "a" / "b" / "config.yaml").read_text() == "seed: 1\n"
+
+
+def test_writing_is_whole_or_not_at_all(tmp_path):
+    folder = RunFolder.create(tmp_path, "")
+    folder.write_json("frontier.json", {"b": 1, "a": 2})
+    before = folder.frontier.read_text()
+    assert before.index('"a"') < before.index('"b"')
+    with pytest.raises(ValueError, match="JSON"):
+        folder.write_json("frontier.json", {"a": float("nan")})
+    assert folder.frontier.read_text() == before
+    assert folder.read_frontier() == {"a": 2, "b": 1}
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be made"):
+        RunFolder.create(tmp_path / "file" / "x", "")
+    with pytest.raises(RunError, match="cannot be written"):
+        RunFolder(tmp_path / "gone").write("x", "")
+    with pytest.raises(RunError, match="no frontier.json"):
+        RunFolder(tmp_path).read_frontier()
+    (tmp_path / "frontier.json").write_text('{"a": ')
+    with pytest.raises(RunError, match="not valid JSON"):
+        RunFolder(tmp_path).read_frontier()
