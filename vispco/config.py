@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,7 +104,7 @@ class PruningConfig(_Frozen):
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: cannot be read ({error}); give the path of an exported configuration") from None
         try:
             return cls.from_json(text)
@@ -142,10 +143,14 @@ class PruningConfig(_Frozen):
             If the place cannot be written.
         """
         target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary = target.parent / f".vispco.{os.getpid()}.tmp"
         try:
-            temporary.write_text(self.to_json(), encoding="utf-8")
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(self.to_json())
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(temporary, target)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
+        except (OSError, ValueError) as error:
+            with suppress(OSError, ValueError):
+                temporary.unlink()
             raise ConfigError(f"{path}: cannot be written ({error}); choose another place") from None

@@ -24,7 +24,7 @@ def check_keep(keep: Sequence[float], layers: int | None = None) -> tuple[float,
     ConfigError
         If it is empty, has not ``layers`` entries, holds a ratio outside 0..1 (or not a number), or increases.
     """
-    ratios = tuple(float(ratio) for ratio in keep)
+    ratios = tuple(float(ratio) + 0.0 for ratio in keep)  # -0.0 is 0.0: equal schedules print alike
     if not ratios:
         raise ConfigError("keep is empty; give one ratio in 0..1 for every decoder layer")
     if layers is not None and len(ratios) != layers:

@@ -24,6 +24,8 @@ TINY = [
     "search.steps=4",
     "search.batch=2",
     "search.starts=2",
+    "search.samples=20",
+    "search.start_levels=5",
     "search.probe_samples=8",
     "search.select_samples=16",
     "budget.values=[0.4,0.6,0.9]",
@@ -282,7 +284,7 @@ def test_verbs(capsys):
 def test_the_console_script_runs_in_a_process_of_its_own(tmp_path):
     command = [sys.executable, "-c", "import sys; from vispco.cli import main; sys.exit(main())"]
     done = subprocess.run(
-        [*command, "search", "budget.values=[0.01]", *TINY[:7], "progress=false", "tracker=none",
+        [*command, "search", "budget.values=[0.01]", *TINY[:9], "progress=false", "tracker=none",
          f"hydra.run.dir={tmp_path / 'x'}"],
         capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}, timeout=120,
     )  # fmt: skip

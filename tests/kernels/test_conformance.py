@@ -1,5 +1,7 @@
 """What every kernel promises, and what some of them must be able to express."""
 
+from itertools import combinations
+
 import pytest
 import torch
 
@@ -24,6 +26,11 @@ def random_parameters(kernel, rows=200, dtype=torch.float64):
     centres = torch.rand(rows, kernel.steps, generator=generator, dtype=dtype) * (LAYERS + 4) - 2
     logits = torch.randn(rows, kernel.steps, generator=generator, dtype=dtype) * 3
     return torch.cat([centres, logits], dim=1)
+
+
+def row(centres, factors):
+    """Parameters of steps at layers ``centres`` that keep ``factors`` of what is left."""
+    return torch.cat([torch.tensor(centres, dtype=torch.float64), torch.tensor(factors, dtype=torch.float64).logit()])
 
 
 def test_matrix_covers_the_registry():
@@ -65,9 +72,7 @@ def test_gradient_is_alive_everywhere(name, steps, sharpness):
     """Between layers, on them and at the ends; it points to later and smaller cuts for a higher sum of ratios."""
     kernel = make_kernel(name, steps)
     for centre in torch.linspace(1.0, LAYERS - 1.0, 41, dtype=torch.float64).tolist():
-        parameters = kernel.start([1] * steps, factor=0.5).double()
-        parameters[:steps] = centre
-        parameters.requires_grad_()
+        parameters = row([centre] * steps, [0.5] * steps).requires_grad_()
         kernel.ratios(parameters, LAYERS, sharpness).sum().backward()
         assert (parameters.grad > 1e-3).all(), f"centre {centre}: {parameters.grad}"
 
@@ -92,21 +97,30 @@ def test_hardened_schedule(name, steps):
     whole = torch.cat([parameters[:, :steps].round(), parameters[:, steps:]], dim=1)
     assert torch.equal(kernel.harden(whole, LAYERS), hard)
     torch.testing.assert_close(kernel.ratios(whole, LAYERS, 500.0), hard, rtol=0, atol=1e-12)
-    for row, schedule in zip(whole.tolist(), hard.tolist(), strict=True):
+    for values, schedule in zip(whole.tolist(), hard.tolist(), strict=True):
         assert check_keep(schedule, LAYERS) == tuple(schedule)
         expected = torch.ones(LAYERS, dtype=torch.float64)
-        for centre, logit in zip(row[:steps], row[steps:], strict=True):
+        for centre, logit in zip(values[:steps], values[steps:], strict=True):
             expected[int(centre) :] *= torch.tensor(logit, dtype=torch.float64).sigmoid()
         torch.testing.assert_close(torch.tensor(schedule, dtype=torch.float64), expected, rtol=0, atol=1e-12)
 
 
 @every_kernel
-def test_start_keeps_nearly_everything(name, steps):
+def test_encoded_schedule_hardens_to_itself(name, steps):
     kernel = make_kernel(name, steps)
-    cuts = list(range(2, 2 + steps))
-    schedule = kernel.harden(kernel.start(cuts), LAYERS)
-    expected = torch.tensor([0.97 ** sum(cut <= layer for cut in cuts) for layer in range(LAYERS)]).double()
-    torch.testing.assert_close(schedule, expected, rtol=0, atol=1e-6)
+    for cuts in combinations(range(1, LAYERS), steps):
+        schedule = [0.3 ** sum(cut <= layer for cut in cuts) for layer in range(LAYERS)]
+        found = kernel.harden(kernel.encode(schedule, cuts), LAYERS)
+        torch.testing.assert_close(found, torch.tensor(schedule).double(), rtol=0, atol=1e-6)
+
+
+@every_kernel
+def test_steps_left_over_cut_a_little_of_the_last_layer(name, steps):
+    kernel = make_kernel(name, steps)
+    parameters = kernel.encode([1.0] * 4 + [0.4] * 8, [4])
+    assert torch.equal(kernel.project(parameters, LAYERS), parameters)
+    expected = torch.tensor([1.0] * 4 + [0.4] * 7 + [0.4 * 0.98 ** (steps - 1)]).double()
+    torch.testing.assert_close(kernel.harden(parameters, LAYERS), expected, rtol=0, atol=1e-6)
 
 
 @every_kernel
@@ -128,7 +142,7 @@ def test_project_keeps_every_step_trainable(name, steps, extreme):
     """A step driven to keep nothing, or everything, still feels a gradient after the projection."""
     kernel = make_kernel(name, steps)
     for step in range(steps, 2 * steps):
-        parameters = kernel.start([3] * steps, factor=0.5)
+        parameters = row([3.0] * steps, [0.5] * steps)
         parameters[step] = extreme
         legal = kernel.project(parameters, LAYERS).requires_grad_()
         kernel.ratios(legal, LAYERS, 3.0).sum().backward()
@@ -139,8 +153,7 @@ def test_project_keeps_every_step_trainable(name, steps, extreme):
 def test_expresses_fastv(name, steps):
     """Half of the tokens dropped before layer 2; steps that are not needed have a factor of one."""
     kernel = make_kernel(name, steps)
-    parameters = kernel.start([2] * steps, factor=0.5)
-    parameters[steps + 1 :] = 40.0
+    parameters = row([2.0] * steps, [0.5] + [1.0] * (steps - 1))
     expected = torch.tensor([1.0] * 2 + [0.5] * 30).double()
     torch.testing.assert_close(kernel.harden(parameters, 32), expected, rtol=0, atol=1e-6)
 
@@ -148,7 +161,7 @@ def test_expresses_fastv(name, steps):
 def test_three_steps_express_pyramid_drop():
     """Half of what is left at a quarter, a half and three quarters of the depth (arXiv 2410.17247)."""
     kernel = make_kernel("multistep", 3)
-    schedule = kernel.harden(kernel.start([8, 16, 24], factor=0.5), 32)
+    schedule = kernel.harden(row([8.0, 16.0, 24.0], [0.5] * 3), 32)
     expected = torch.tensor([1.0] * 8 + [0.5] * 8 + [0.25] * 8 + [0.125] * 8).double()
     torch.testing.assert_close(schedule, expected, rtol=0, atol=1e-6)
 

@@ -108,11 +108,8 @@ class SearchJob:
         searching = load_samples(data.path, data.search_split, data.search_samples, seed=data.seed)
         reporting = load_samples(data.path, data.report_split, data.report_samples, seed=data.seed)
         size = data.batch_size
-        ledger = Ledger()
         with self._bar("unpruned answers"):
-            evaluator = Evaluator(
-                model, processor, searching, selector.name, selector.params, ledger=ledger, batch_size=size
-            )
+            evaluator = Evaluator(model, processor, searching, selector.name, selector.params, batch_size=size)
         cost = evaluator.cost()
         for budget in settings.budget.values:
             cost.check_budget(budget, cheapest_schedule(card.layers))
@@ -132,10 +129,9 @@ class SearchJob:
     def _search(
         self, method: LearnedMethod | GridMethod, evaluator: Evaluator, cost: FlopCost, provenance: Provenance
     ) -> Found:
-        # Every method is charged for itself; the unpruned answers are needed by all and charged to each.
-        evaluator.ledger.forwards = float(len(evaluator.samples))
         if isinstance(method, LearnedMethod):
-            return self._learn(method, evaluator, cost)
+            return self._learn(method, evaluator.head(method.samples, Ledger()), cost)
+        evaluator = evaluator.head(len(evaluator.samples), Ledger())
         schedules = GRIDS[method.name](evaluator.replay.layers, method.ladder)
         candidates = [Candidate(f"{method.name} {index}", method.name, s) for index, s in enumerate(schedules)]
         with self._bar(f"{method.name}: {len(candidates)} schedules", len(evaluator.samples)) as (bar, task):
@@ -157,7 +153,7 @@ class SearchJob:
     def _learn(self, method: LearnedMethod, evaluator: Evaluator, cost: FlopCost) -> Found:
         settings = self.settings
         kernel = make_kernel(settings.kernel.name, settings.kernel.steps)
-        options = LearnedSettings(**method.model_dump(exclude={"name"}))
+        options = LearnedSettings(**method.model_dump(exclude={"name", "samples"}))
         with self._bar("learning", options.steps) as (bar, task):
 
             def show(step: Step) -> None:

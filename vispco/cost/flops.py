@@ -174,7 +174,9 @@ class FlopCost:
     def exact(self, keep: Sequence[float]) -> float:
         """Cost of the integer counts that ``keep`` rounds to, selection included."""
         reports = [count_flops(self.config, text, visual, keep, self.scored_rows) for text, visual in self.kinds]
-        return sum(w * report.total for w, report in zip(self.weights, reports, strict=True)) / self.unpruned
+        # Both sums in the same order, so that the unpruned schedule costs 1.0 and not a rounding error more.
+        spent = sum(w * report.total for w, report in zip(self.weights, reports, strict=True))
+        return spent / sum(w * report.unpruned for w, report in zip(self.weights, reports, strict=True))
 
     def soft(self, ratios: Tensor) -> Tensor:
         """Differentiable twin without rounding and without selection.

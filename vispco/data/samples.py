@@ -1,7 +1,6 @@
 """Samples and the tables they are stored in."""
 
 import base64
-import binascii
 import csv
 import io
 import sys
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vispco.errors import DataError
 
@@ -45,8 +44,11 @@ class Sample:
 
     @cached_property
     def image(self) -> Image.Image:
-        """The decoded RGB image."""
-        return Image.open(io.BytesIO(self.png)).convert("RGB")
+        """The decoded RGB image; DataError if its pixels are damaged."""
+        try:
+            return Image.open(io.BytesIO(self.png)).convert("RGB")
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"sample {self.index}: image cannot be decoded ({error}); store it again") from None
 
 
 def read_tsv(path: Path) -> Iterator[Sample]:
@@ -67,7 +69,7 @@ def read_tsv(path: Path) -> Iterator[Sample]:
             if missing:
                 raise DataError(f"{path}: column {missing[0]!r} is missing; needed are {', '.join(REQUIRED)}")
             for number, row in enumerate(table, start=2):
-                yield _sample(row, f"{path}, line {number}", number)
+                yield _sample(row, f"{path}, line {table.line_num}", number)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}); give a tab-separated table") from None
 
@@ -78,7 +80,7 @@ def _sample(row: dict[str, str], place: str, number: int) -> Sample:
     try:
         png = base64.b64decode(row["image"], validate=True)
         size = Image.open(io.BytesIO(png)).size
-    except (binascii.Error, ValueError, UnidentifiedImageError, OSError) as error:
+    except (ValueError, OSError, Image.DecompressionBombError) as error:
         raise DataError(f"{place}: image cannot be decoded ({error}); store PNG or JPEG in base64") from None
     if size[0] * size[1] > MAX_PIXELS:
         raise DataError(f"{place}: image of {size[0]} x {size[1]} pixels is over the limit of {MAX_PIXELS}; shrink it")

@@ -1,6 +1,7 @@
 """Where samples come from: a table of the user's, or the embedded shapes world stored as one."""
 
 import os
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def load_samples(path: str, split: str, count: int, *, seed: int = 0, cache: Pat
     """
     if count < 1:
         raise DataError(f"{count} samples of split {split!r} were asked for; ask for at least 1")
+    if path == "shapes" and seed < 0:
+        raise DataError(f"seed {seed} of shapes world is below 0; choose one from 0 on")
     if path == "shapes" and split not in shapes.SPLITS:
         raise DataError(f"split {split!r} is unknown in shapes world; choose one of {', '.join(shapes.SPLITS)}")
     table = _stored_shapes(split, count, seed, cache or _user_cache()) if path == "shapes" else Path(path)
@@ -46,13 +49,16 @@ def _stored_shapes(split: str, count: int, seed: int, cache: Path) -> Path:
     """Generate once: a table is complete when it carries its name."""
     table = cache / f"shapes-v1-{split}-{count}-seed{seed}.tsv"
     if not table.exists():
+        temporary = table.with_suffix(f".{os.getpid()}.tmp")
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            temporary = table.with_suffix(f".{os.getpid()}.tmp")
             shapes.write_tsv(temporary, split, count, seed)
             os.replace(temporary, table)
         except OSError as error:
             raise DataError(f"{cache}: cannot store generated data ({error}); set XDG_CACHE_HOME elsewhere") from None
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
     return table
 
 

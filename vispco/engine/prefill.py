@@ -90,6 +90,8 @@ class Prefill:
         self.slots: Tensor | None = None
         """Slots of the tokens that run, shape (batch, tokens); None while all do."""
         self.last_row: Tensor | None = None
+        self.watch = True
+        """Whether the layer that runs is one before a cut, so that its attention is worth computing."""
         self._length = length
 
     def fork(self) -> "Prefill":
@@ -112,7 +114,7 @@ class Prefill:
         query : Tensor, shape (batch, heads, tokens, head_dim)
         key : Tensor, shape (batch, kv_heads, tokens, head_dim)
         """
-        if "last_row" in self.selector.needs:
+        if self.watch and "last_row" in self.selector.needs:
             self.last_row = self._visual_part(self._attention_row(query, key, scaling))
 
     def _attention_row(self, query: Tensor, key: Tensor, scaling: float) -> Tensor:

@@ -115,7 +115,9 @@ class _LayerHook:
         hidden = args[0]
         if prefill is None:
             return self._decode(layer, hidden, args, kwargs)
-        hidden = prefill.cut(self.pruned.kept_counts[self.index], hidden)
+        counts = self.pruned.kept_counts[self.index : self.index + 2]
+        hidden = prefill.cut(counts[0], hidden)
+        prefill.watch = bool((counts[-1] < counts[0]).any())
         self.pruned.kept.append(prefill.alive)
         if isinstance(layer, LogicalLayer):
             layer.prefill(prefill.slots, prefill.real.shape[1])

@@ -4,6 +4,7 @@ Inputs of the first decoder layer and the unpruned model's answers are computed 
 the layers of their common beginning: they are walked as a tree, and the tree is charged to a ledger as it runs.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,10 +109,21 @@ class Evaluator:
 
     def share(self, selector: str, selector_params: Mapping[str, Any] | None = None) -> "Evaluator":
         """The same samples and teacher under another selector."""
-        other = object.__new__(Evaluator)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other.selector = make_selector(selector, selector_params)
         other.replay = Replay(self.model, other.selector)
+        return other
+
+    def head(self, samples: int, ledger: Ledger) -> "Evaluator":
+        """The first ``samples`` samples only, charged to ``ledger`` with their unpruned answers."""
+        other = copy.copy(self)
+        other.samples, other.ledger, other.batches = self.samples[:samples], ledger, []
+        left = len(other.samples)
+        for batch in self.batches:
+            if left > 0:
+                other.batches.append(batch if len(batch.rows) <= left else batch.select(torch.arange(left)))
+                left -= len(batch.rows)
+        ledger.add_forwards(len(other.samples))
         return other
 
     def cost(self) -> FlopCost:

@@ -15,6 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+IDLE = 0.98
+"""Factor of a step that does next to nothing, but can still learn to."""
+
 
 class MultiStep:
     """Kernel of ``steps`` steps.
@@ -26,10 +29,15 @@ class MultiStep:
     def __init__(self, steps: int):
         self.steps = steps
 
-    def start(self, cuts: Sequence[int], factor: float = 0.97) -> Tensor:
-        """Parameters of steps at layers ``cuts`` that keep nearly everything; shape (2 * steps,)."""
-        centres = torch.tensor([float(cut) for cut in cuts])
-        return torch.cat([centres, torch.full_like(centres, factor).logit()])
+    def encode(self, schedule: Sequence[float], cuts: Sequence[int]) -> Tensor:
+        """Parameters that harden to a schedule whose ratio falls at ``cuts`` only; shape (2 * steps,).
+
+        With fewer cuts than steps, the steps left over stand at the last layer and keep nearly everything.
+        """
+        idle = self.steps - len(cuts)
+        factors = [schedule[cut] / schedule[cut - 1] for cut in cuts] + [IDLE] * idle
+        centres = [float(cut) for cut in cuts] + [len(schedule) - 1.0] * idle
+        return torch.cat([torch.tensor(centres), torch.tensor(factors).clamp(1e-3, IDLE).logit()])
 
     def ratios(self, parameters: Tensor, layers: int, sharpness: float) -> Tensor:
         """Smooth schedule, shape (..., layers), differentiable in positions and sizes."""

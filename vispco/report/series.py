@@ -81,13 +81,13 @@ def group_series(points: Sequence[Point], cost: str = "flops", quality: str = "s
     DataError
         As :func:`vispco.frontier.pareto_front`, over all points together.
     """
-    pareto_front(points, cost, quality)
+    pareto_front(points, cost, quality)  # controls alone would pass unchecked below
     groups: dict[tuple[int, str], list[Point]] = defaultdict(list)
     for point in points:
         rank = CONTROL if is_control(point) else RANKS.get(point.method, OTHER)
         groups[rank, point.name.partition(" b=")[0] if is_control(point) else point.method].append(point)
     found = []
-    spare = 0
+    spare = 0  # colours and markers given out to series that have none of their own
     for rank, name in sorted(groups, key=lambda key: key[0]):
         if rank in (OTHER, CONTROL):
             line, width = ("-.", 1.2) if rank == OTHER else ("", 0.0)
@@ -97,7 +97,7 @@ def group_series(points: Sequence[Point], cost: str = "flops", quality: str = "s
             style = STYLES[name]
         members = sorted(groups[rank, name], key=lambda point: point.costs[cost])
         main = pareto_front(members, cost, quality) if style.line else members
-        dominated = [point for point in members if point not in main] if name == "learned" else []
+        dominated = [point for point in members if point not in main] if rank == RANKS["learned"] else []
         label = name if rank == CONTROL else LABELS.get(name, name)
         found.append(Series(label, style, tuple(main), tuple(dominated)))
     return found

@@ -66,18 +66,21 @@ class LearnedMethod(_Group):
     """Settings of :class:`vispco.search.LearnedSettings`."""
 
     name: Literal["learned"]
+    samples: Positive
     steps: Positive
     batch: Positive
     starts: Positive
     survivors: Positive
     centre_lr: Annotated[float, Field(gt=0.0)]
     lr: Annotated[float, Field(gt=0.0)]
-    descent: Ratio
     trial: Ratio
     dual_every: Positive
     temperature: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]]
     sharpness: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]]
     probe_ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)]
+    start_levels: Annotated[int, Field(ge=2)]
+    neighbours: Positive
+    finalists: Positive
     probe_samples: Positive
     select_samples: Positive
 

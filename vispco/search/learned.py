@@ -16,10 +16,8 @@
 Everything is charged to the ledger; a backward pass counts as much as its forward.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import torch
@@ -31,7 +29,8 @@ from vispco.errors import ConfigError
 from vispco.evaluation import Evaluator
 from vispco.kernels import MultiStep
 from vispco.search.lagrangian import AugmentedLagrangian
-from vispco.search.space import Schedule, fit_to_budget, step_schedules
+from vispco.search.probe import Damage, stepped_schedules
+from vispco.search.space import Schedule, fit_to_budget
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,6 @@ class LearnedSettings:
         Starts per budget that go on after ``trial`` of the run.
     centre_lr, lr : float
         Of Adam, on layer positions (in layers) and on logits of keep factors.
-    descent : float
-        Part of the run in which the budget falls from 1.
     trial : float
         Part of the run after which the worse starts are given up.
     dual_every : int
@@ -61,20 +58,22 @@ class LearnedSettings:
     probe_samples, select_samples : int
     """
 
-    steps: int = 60
-    batch: int = 8
-    starts: int = 3
+    steps: int = 15
+    batch: int = 4
+    starts: int = 2
     survivors: int = 1
     centre_lr: float = 0.03
-    lr: float = 0.1
-    descent: float = 0.6
+    lr: float = 0.15
     trial: float = 0.7
     dual_every: int = 3
     temperature: tuple[float, float] = (0.1, 0.01)
     sharpness: tuple[float, float] = (3.0, 10.0)
     probe_ratios: tuple[float, ...] = (0.5, 0.2, 0.05)
+    start_levels: int = 12
+    neighbours: int = 2
+    finalists: int = 2
     probe_samples: int = 100
-    select_samples: int = 300
+    select_samples: int = 250
 
 
 @dataclass(frozen=True)
@@ -142,47 +141,30 @@ class LearnedSearch:
 
     def run(self) -> list[Learned]:
         """The best schedule found for every budget, in falling order of budget."""
-        starts, owner = self.choose_starts(self.probe())
-        return self.select(self.train(starts, owner))
+        starts, owner = self.choose_starts()
+        return self.select(torch.cat([starts, self.train(starts, owner)]))
 
     # --- 1 -----------------------------------------------------------------------------------------------------------
 
-    def probe(self) -> dict[int, list[float]]:
-        """Mean KL of a single cut, by layer, at the falling ``probe_ratios``."""
-        schedules = step_schedules(self.layers, self.settings.probe_ratios)
-        found = self.evaluator.evaluate(schedules, limit=self.settings.probe_samples)
-        damage: dict[int, list[float]] = {}
-        for schedule, quality in zip(schedules, found, strict=True):
-            damage.setdefault(schedule.count(1.0), []).append(float(quality.kl.mean()))
-        return damage
-
-    def predicted_damage(self, damage: dict[int, list[float]], schedule: Schedule) -> float:
-        """Sum over cuts of the probed damage at the ratio cut to, interpolated over log ratio."""
-        ratios = sorted(self.settings.probe_ratios)
-        known = np.log([*ratios, 1.0])
-        total = 0.0
-        for layer in range(1, self.layers):
-            if schedule[layer] < schedule[layer - 1]:
-                values = [*damage[layer][::-1], 0.0]
-                total += float(np.interp(math.log(schedule[layer]), known, values))
-        return total
-
-    def choose_starts(self, damage: dict[int, list[float]]) -> tuple[Tensor, Tensor]:
+    def choose_starts(self) -> tuple[Tensor, Tensor]:
         """Particles and the budget each belongs to; shapes (particles, 2 * steps), (particles,)."""
+        settings = self.settings
+        damage = Damage.probe(self.evaluator, settings.probe_ratios, settings.probe_samples)
+        choices = stepped_schedules(self.layers, self.kernel.steps, np.geomspace(0.9, 0.02, settings.start_levels))
+        table = np.array([schedule for _, schedule in choices])
+        predicted = damage.predict(table)
+        costs = self.cost.soft(torch.from_numpy(table)).numpy()
         rows, owner = [], []
-        choices = list(combinations(range(1, self.layers), self.kernel.steps))
         for index, budget in enumerate(self.budgets):
-            ranked = []
-            for cuts in choices:
-                even = tuple(0.5 ** sum(cut <= layer for cut in cuts) for layer in range(self.layers))
-                try:
-                    fitted = fit_to_budget(even, self.cost, budget)
-                except ConfigError:
-                    continue
-                ranked.append((self.predicted_damage(damage, fitted), cuts))
-            for _, cuts in sorted(ranked)[: self.settings.starts]:
-                rows.append(self.kernel.start(cuts))
-                owner.append(index)
+            seen: dict[tuple[int, ...], Tensor] = {}
+            for place in np.argsort(np.where(costs <= budget, predicted, np.inf), kind="stable"):
+                cuts, schedule = choices[place]
+                if costs[place] > budget or len(seen) == settings.starts:
+                    break
+                if cuts not in seen:
+                    seen[cuts] = self.kernel.encode(fit_to_budget(schedule, self.cost, budget), cuts)
+            rows += seen.values()
+            owner += [index] * len(seen)
         return torch.stack(rows), torch.tensor(owner)
 
     # --- 2 -----------------------------------------------------------------------------------------------------------
@@ -198,7 +180,7 @@ class LearnedSearch:
         with observed_attention(self.evaluator.model):
             for step in range(settings.steps):
                 done = step / max(1, settings.steps - 1)
-                target = 1 - (1 - final[owner]) * min(1.0, done / settings.descent)
+                target = final[owner]
                 particles = torch.cat([centres, logits], dim=1)
                 ratios = self.kernel.ratios(particles, self.layers, _between(settings.sharpness, done))
                 divergence = self.relaxed_divergence(ratios, _between(settings.temperature, done))
@@ -244,25 +226,36 @@ class LearnedSearch:
     # --- 3 -----------------------------------------------------------------------------------------------------------
 
     def select(self, particles: Tensor) -> list[Learned]:
-        """Harden, fit to the budgets and keep the best for each."""
-        pool: dict[Schedule, float] = {}
-        for schedule in {tuple(row) for row in self.kernel.harden(particles, self.layers).tolist()}:
-            near = self.cost.exact(schedule)
-            for budget in sorted(self.budgets, key=lambda b, near=near: abs(b - near))[:3]:
+        """Harden, fit to the budgets, and keep the best for each: all on a few samples, the better ones on more."""
+        settings = self.settings
+        pool: set[Schedule] = set()
+        for schedule in self.kernel.harden(particles, self.layers).tolist():
+            near = np.abs(np.array(self.budgets) - self.cost.exact(schedule)).argsort(kind="stable")
+            for budget in np.array(self.budgets)[near[: settings.neighbours]]:
                 try:
-                    pool.setdefault(fit_to_budget(schedule, self.cost, budget), budget)
+                    pool.add(fit_to_budget(schedule, self.cost, float(budget)))
                 except ConfigError:
                     continue
-        schedules = list(pool)
-        found = self.evaluator.evaluate(schedules, limit=self.settings.select_samples)
-        measured = [(float(q.kl.mean()), s, self.cost.exact(s)) for s, q in zip(schedules, found, strict=True)]
+        cost = {schedule: self.cost.exact(schedule) for schedule in pool}
+        rough = self._measure(sorted(pool), settings.probe_samples)
+        better = {
+            schedule
+            for budget in self.budgets
+            for schedule in sorted((s for s in rough if cost[s] <= budget), key=rough.__getitem__)[: settings.finalists]
+        }
+        final = self._measure(sorted(better), settings.select_samples)
         results = []
         for budget in self.budgets:
-            allowed = [entry for entry in measured if entry[2] <= budget]
+            allowed = [schedule for schedule in final if cost[schedule] <= budget]
             if allowed:
-                kl, schedule, _ = min(allowed)
-                results.append(Learned(budget, schedule, kl))
+                best = min(allowed, key=final.__getitem__)
+                results.append(Learned(budget, best, final[best]))
         return results
+
+    def _measure(self, schedules: list[Schedule], samples: int) -> dict[Schedule, float]:
+        """Mean KL on the first ``samples`` samples, tokens dropped."""
+        found = self.evaluator.evaluate(schedules, limit=samples)
+        return {schedule: float(quality.kl.mean()) for schedule, quality in zip(schedules, found, strict=True)}
 
 
 def _adam(

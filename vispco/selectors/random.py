@@ -20,8 +20,8 @@ class Random:
     needs: ClassVar[frozenset[Need]] = frozenset({"sample_key"})
 
     def __init__(self, seed: int = 0):
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ConfigError(f"selector parameter seed = {seed!r} is not a whole number >= 0; choose one")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+            raise ConfigError(f"selector parameter seed = {seed!r} is not a whole number in 0..2**64-1; choose one")
         self.seed = seed
 
     def score(self, inputs: SelectorInputs) -> Tensor:
