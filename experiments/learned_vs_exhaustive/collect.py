@@ -22,7 +22,7 @@ def main() -> None:
         record = RunFolder(path).read_frontier()
         configs = [
             {"budget": c["budget"], "flops": c["costs"]["flops"], "score": c["quality"]["score"], "keep": c["keep"],
-             "regret": record["regret"][f"{c['budget']:.2f}"]}
+             "regret": record["regret"][f"{c['budget']:g}"]}
             for c in record["configs"]
         ]  # fmt: skip
         seed = record["configs"][0]["provenance"]["seed"]

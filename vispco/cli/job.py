@@ -167,7 +167,7 @@ class SearchJob:
             )
             learned = search.run()
         best = {
-            result.budget: Candidate(f"learned b={result.budget:.2f}", "learned", result.schedule, result.budget)
+            result.budget: Candidate(f"learned b={result.budget:g}", "learned", result.schedule, result.budget)
             for result in learned
         }
         search_kl = {result.budget: result.kl for result in learned}
@@ -187,7 +187,7 @@ class SearchJob:
         label = f"{name} default (layer 2, 50 %)"
         candidates[label] = Candidate(label, "control", default)
         controls = [
-            Candidate(f"random b={budget:.2f}", "control", candidate.schedule, budget)
+            Candidate(f"random b={budget:g}", "control", candidate.schedule, budget)
             for budget, candidate in main.best.items()
         ]
         split = self.settings.data.report_split

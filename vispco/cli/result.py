@@ -83,7 +83,7 @@ def frontier_record(settings: RunSettings, outcome: Outcome, run: str, versions:
         "front": [point.model_dump(mode="json") for point in front],
         "indicators": summary(outcome),
         "regret": {
-            f"{row.budget:.2f}": row.regret._asdict() for row in outcome.rows if row.regret is not None
+            f"{row.budget:g}": row.regret._asdict() for row in outcome.rows if row.regret is not None
         },
         "versions": dict(versions),
     }

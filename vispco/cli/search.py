@@ -102,7 +102,7 @@ def _write(folder: RunFolder, settings: RunSettings, outcome: Outcome, tracker: 
     write_report(folder.report, report_data(settings, outcome, folder.path.name, versions))
     files = {"points.jsonl": folder.points, "frontier.json": folder.frontier, "frontier.png": folder.figure}
     for config in configs(settings, outcome, folder.path.name, versions):
-        name = f"config-{config.budget:.2f}.json"
+        name = f"config-{config.budget:g}.json"
         config.save(folder.path / name)
         files[name] = folder.path / name
     tracker.finish(outcome.points, summary(outcome), files)
@@ -117,7 +117,7 @@ def _print(folder: RunFolder, outcome: Outcome) -> None:
         numbers = (f"{row.point.quality['score']:.3f}", f"{row.point.costs['flops']:.3f}")
         rival = f"{row.rival.quality['score']:.3f} @ {row.rival.costs['flops']:.3f}" if row.rival else "-"
         interval = f"{row.regret.value:+.3f} [{row.regret.low:+.3f}, {row.regret.high:+.3f}]" if row.regret else "-"
-        table.add_row(f"{row.budget:.2f}", keep, *numbers, rival, interval)
+        table.add_row(f"{row.budget:g}", keep, *numbers, rival, interval)
     console = Console(width=max(120, Console().width))
     console.print(table)
     for name, value in summary(outcome).items():

@@ -153,7 +153,7 @@ def plot_schedules(
                 color = "white" if ratio > 0.6 else INK
                 axes.text(layer + 0.5, row + 0.5, percent(ratio), ha="center", va="center", fontsize=8, color=color)
         axes.set_xticks([layer + 0.5 for layer in range(layers)], [str(layer) for layer in range(layers)])
-        axes.set_yticks([row + 0.5 for row in range(len(rows))], [f"{budget:.2f}" for budget, _ in rows])
+        axes.set_yticks([row + 0.5 for row in range(len(rows))], [f"{budget:g}" for budget, _ in rows])
         axes.invert_yaxis()
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
