@@ -1,13 +1,17 @@
-"""Collect the indicators of several demo runs into one result file.
+"""Hold the learned frontiers of several seeds against the exhaustive one, on the test split.
 
-    vispco search --multirun experiment=demo seed=0,1,2 hydra.sweep.dir=runs/three_seeds
-    python experiments/learned_vs_exhaustive/collect.py runs/three_seeds/0 runs/three_seeds/1 runs/three_seeds/2
+    vispco search experiment=demo hydra.run.dir=runs/demo
+    vispco search --multirun seed=1,2 hydra.sweep.dir=runs/seeds
+    python experiments/learned_vs_exhaustive/collect.py runs/demo runs/seeds/0 runs/seeds/1
+
+The first run holds the exhaustive grid, which has no seed; all runs share model, samples and prompts, which is checked.
 """
 
 import argparse
 import json
 from pathlib import Path
 
+from vispco.frontier import best_at_cost, comparable, epsilon, hypervolume, igd_plus, pareto_front, read_points
 from vispco.runs import RunFolder
 
 OUT = Path(__file__).parent / "results.json"
@@ -17,24 +21,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     options = parser.parse_args()
+    points = {path: [point for point in read_points(path) if point.split == "test"] for path in options.runs}
+    comparable([point for part in points.values() for point in part])
+    exhaustive = [point for point in points[options.runs[0]] if point.method in ("grid", "unpruned")]
+    searched = [p for p in read_points(options.runs[0]) if p.split == "validation" and p.method == "grid"]
+    truth = pareto_front(exhaustive)
+    by_schedule = {point.keep: point for point in exhaustive}
+    floor = min(point.quality["score"] for part in points.values() for point in part)
+    grid_forwards = RunFolder(options.runs[0]).read_frontier()["indicators"]["grid forwards"]
     results = []
-    for path in options.runs:
-        record = RunFolder(path).read_frontier()
-        configs = [
-            {"budget": c["budget"], "flops": c["costs"]["flops"], "score": c["quality"]["score"], "keep": c["keep"],
-             "regret": record["regret"][f"{c['budget']:g}"]}
-            for c in record["configs"]
-        ]  # fmt: skip
-        seed = record["configs"][0]["provenance"]["seed"]
-        results.append({"seed": seed, "indicators": record["indicators"], "configs": configs})
-        regrets = [c["regret"]["value"] for c in configs]
-        indicators = record["indicators"]
-        print(
-            f"seed {seed}: hypervolume ratio {indicators['hypervolume ratio to grid']:.4f}, above blind "
-            f"{indicators['hypervolume ratio to grid above blind']:.4f}, model-FLOPs ratio "
-            f"{indicators['cost ratio to grid']:.3f}, mean regret {sum(regrets) / len(regrets):+.4f}, "
-            f"worst {max(regrets):+.4f}"
+    for path, part in points.items():
+        learned = [point for point in part if point.method in ("learned", "unpruned")]
+        above = (1.0, floor)
+        regrets = {}
+        for point in learned:
+            if point.budget is not None:
+                rival = best_at_cost(searched, point.budget, quality="kl")
+                if rival is not None:
+                    score = by_schedule[rival.keep].quality["score"]
+                    regrets[f"{point.budget:g}"] = round(score - point.quality["score"], 4)
+        spent = RunFolder(path).read_frontier()["indicators"]["learned forwards"]
+        results.append(
+            {
+                "seed": learned[0].seed,
+                "hypervolume": hypervolume(learned),
+                "hypervolume ratio": hypervolume(learned) / hypervolume(exhaustive),
+                "hypervolume ratio above the lowest score": hypervolume(learned, reference=above)
+                / hypervolume(exhaustive, reference=above),
+                "IGD+": igd_plus(learned, truth),
+                "epsilon": epsilon(learned, truth),
+                "forwards": spent,
+                "forwards / exhaustive": spent / grid_forwards,
+                "mean regret": sum(regrets.values()) / len(regrets),
+                "regret by budget": regrets,
+            }
         )
+        print({key: round(value, 4) for key, value in results[-1].items() if not isinstance(value, dict)})
     OUT.write_text(json.dumps(results, indent=2) + "\n")
 
 

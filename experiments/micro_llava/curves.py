@@ -1,6 +1,6 @@
 """Draw the training curves of a log.
 
-    python experiments/micro_llava/curves.py experiments/micro_llava/log.jsonl experiments/micro_llava/curves.png
+python experiments/micro_llava/curves.py experiments/micro_llava/log.jsonl experiments/micro_llava/curves.png
 """
 
 import argparse

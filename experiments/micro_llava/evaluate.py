@@ -1,6 +1,6 @@
 """Accuracy of the embedded checkpoint on the test split, and what plain pruning does to it.
 
-    python experiments/micro_llava/evaluate.py --out experiments/micro_llava/results.json
+python experiments/micro_llava/evaluate.py --out experiments/micro_llava/results.json
 """
 
 import argparse
@@ -15,7 +15,12 @@ from vispco.engine import fingerprint, load_checkpoint
 from vispco.evaluation import Evaluator
 from vispco.frontier import bootstrap_mean
 
-SCHEDULES = {"unpruned": 1.0, "cut at layer 2 to 50 %": 0.5, "cut at layer 2 to 25 %": 0.25, "cut at layer 2 to 10 %": 0.1}
+SCHEDULES = {
+    "unpruned": 1.0,
+    "cut at layer 2 to 50 %": 0.5,
+    "cut at layer 2 to 25 %": 0.25,
+    "cut at layer 2 to 10 %": 0.1,
+}
 
 
 def main() -> None:
@@ -34,11 +39,9 @@ def main() -> None:
     results = {"samples": len(samples), "model": fingerprint(model), "scores": {}}
     for name, evaluator in {"fastv": fastv, "random": fastv.share("random", {"seed": 0})}.items():
         for label, quality in zip(SCHEDULES, evaluator.evaluate(keeps), strict=True):
-            interval = bootstrap_mean(quality.score)
             by_slice = {key: round(float(np.mean(quality.score[rows])), 4) for key, rows in slices.items()}
-            results["scores"][f"{name}, {label}"] = {
-                "mean": round(interval.value, 4), "low": round(interval.low, 4), "high": round(interval.high, 4), **by_slice
-            }  # fmt: skip
+            interval = {key: round(value, 4) for key, value in bootstrap_mean(quality.score)._asdict().items()}
+            results["scores"][f"{name}, {label}"] = {**interval, **by_slice}
             print(f"{name}, {label}", results["scores"][f"{name}, {label}"])
     options.out.write_text(json.dumps(results, indent=2) + "\n")
 

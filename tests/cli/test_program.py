@@ -122,8 +122,8 @@ def test_the_regret_is_the_paired_difference_of_scores(run):
 
 def test_the_report_stands_alone(run):
     html = (run / "report.html").read_text()
-    assert "src=\"http" not in html
-    assert "href=\"http" not in html
+    assert 'src="http' not in html
+    assert 'href="http' not in html
     for text in ("learned", "0.4", "data:image/png;base64"):
         assert text in html
 

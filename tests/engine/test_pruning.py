@@ -249,6 +249,7 @@ def test_no_trace_after_an_exception(tiny_llava, ragged_batch, error):
         return hooks, tiny_llava.config.get_text_config()._attn_implementation
 
     before, stock = state(), tiny_llava(**ragged_batch).logits
+
     def interrupted():
         with prune(tiny_llava, config(STAGED)):
             tiny_llava(**ragged_batch)

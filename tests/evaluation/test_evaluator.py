@@ -89,7 +89,7 @@ def test_the_ledger_charges_layers_that_ran_once(micro, samples):
 
     assert alone == pytest.approx(layers_only(KEEP), rel=1e-9)
     ledger.forwards = 0.0
-    evaluator.evaluate([KEEP, KEEP[:7] + (0.05,)])
+    evaluator.evaluate([KEEP, (*KEEP[:7], 0.05)])
     assert alone < ledger.forwards < alone + layers_only((1.0,) * 8) / 8
 
 

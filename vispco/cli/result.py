@@ -82,8 +82,6 @@ def frontier_record(settings: RunSettings, outcome: Outcome, run: str, versions:
         "configs": [config.model_dump(mode="json") for config in configs(settings, outcome, run, versions)],
         "front": [point.model_dump(mode="json") for point in front],
         "indicators": summary(outcome),
-        "regret": {
-            f"{row.budget:g}": row.regret._asdict() for row in outcome.rows if row.regret is not None
-        },
+        "regret": {f"{row.budget:g}": row.regret._asdict() for row in outcome.rows if row.regret is not None},
         "versions": dict(versions),
     }

@@ -21,8 +21,17 @@ class Tracker(Protocol):
         """End the run, whatever happened."""
 
 
-class NoTracker(Tracker):
+class NoTracker:
     """Shows nothing."""
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def finish(self, points: Sequence[Point], summary: Mapping[str, float], files: Mapping[str, Path]) -> None:
+        """Nothing."""
+
+    def close(self, failed: bool) -> None:
+        """Nothing."""
 
 
 class WandbTracker:

@@ -1,17 +1,17 @@
 """The learned search: schedules for many budgets by gradient, in one run.
 
-1. *Probe*: the damage of a single cut at every layer, to choose where steps start. Landscapes have walls between good
-   cut layers, and a gradient does not cross them.
-2. *Train*: one particle per (budget, start), a row of kernel parameters each. All particles see the same samples. The
-   objective of a particle with budget b is, with the soft cost C and an augmented Lagrangian AL::
+1. *Start*: single cuts are probed at every layer (:class:`vispco.search.probe.Damage`), and the best predicted
+   schedules within each budget, with different cut layers, become its particles: rows of kernel parameters.
+2. *Train*: all particles see the same samples. The objective of a particle with budget b is, with the soft cost C and an
+   augmented Lagrangian AL::
 
-       log(KL + 0.01) + AL(C(r) - b_t),    b_t falling from 1 to b over the first part of the run
+       log(KL + 0.01) + AL(C(r) - b)
 
    The logarithm has the same minimiser and puts all budgets on one scale. Masks soften and steps flatten at the start
    and harden towards the end (temperature, sharpness). The multiplier answers to the exact cost of integer counts.
    After part of the run the worse starts of every budget are given up.
-3. *Select*: particles are hardened, brought exactly onto their own and the neighbouring budgets, and measured with
-   tokens physically dropped; per budget the least KL wins.
+3. *Select*: starts and survivors are hardened, brought exactly onto the nearest budgets, and measured with tokens
+   physically dropped, first on a few samples, then the better ones on more; per budget the least KL wins.
 
 Everything is charged to the ledger; a backward pass counts as much as its forward.
 """
@@ -55,7 +55,14 @@ class LearnedSettings:
         At the start and at the end, changing geometrically.
     probe_ratios : tuple of float
         Ratios of the probing cuts.
+    start_levels : int
+        Ratios between 0.9 and 0.02 that starts are predicted for.
+    neighbours : int
+        Budgets that every candidate is fitted to.
+    finalists : int
+        Candidates per budget that are measured on ``select_samples``.
     probe_samples, select_samples : int
+        Samples for probing and the first measurement, and for the second.
     """
 
     steps: int = 15
@@ -150,11 +157,14 @@ class LearnedSearch:
         """Particles and the budget each belongs to; shapes (particles, 2 * steps), (particles,)."""
         settings = self.settings
         damage = Damage.probe(self.evaluator, settings.probe_ratios, settings.probe_samples)
-        choices = stepped_schedules(self.layers, self.kernel.steps, np.geomspace(0.9, 0.02, settings.start_levels))
+        choices = stepped_schedules(
+            self.layers, self.kernel.steps, np.geomspace(0.9, 0.02, settings.start_levels).tolist()
+        )
         table = np.array([schedule for _, schedule in choices])
         predicted = damage.predict(table)
         costs = self.cost.soft(torch.from_numpy(table)).numpy()
-        rows, owner = [], []
+        rows: list[Tensor] = []
+        owner: list[int] = []
         for index, budget in enumerate(self.budgets):
             seen: dict[tuple[int, ...], Tensor] = {}
             for place in np.argsort(np.where(costs <= budget, predicted, np.inf), kind="stable"):
@@ -221,7 +231,7 @@ class LearnedSearch:
             part.captured, ratios, part.rows, temperature=temperature,
             visit=lambda kept: self.evaluator.charge_layer(every, kept, passes=2),
         )  # fmt: skip
-        return every.divergence(logits.flatten(0, 1)).unflatten(0, (-1, size)).mean(dim=1)
+        return every.divergence(logits.flatten(0, 1)).view(-1, size).mean(dim=1)
 
     # --- 3 -----------------------------------------------------------------------------------------------------------
 

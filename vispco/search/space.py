@@ -61,4 +61,3 @@ def fit_to_budget(schedule: Sequence[float], cost: FlopCost, budget: float) -> S
         middle = (low + high) / 2
         low, high = (middle, high) if cost.exact(member(middle)) > budget else (low, middle)
     return member(high)
-
