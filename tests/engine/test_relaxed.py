@@ -36,7 +36,19 @@ def test_straight_through_gradient_reaches_every_ratio(replayed):
     ratios = torch.tensor([PLANS[0]], requires_grad=True)
     logits = replay.relaxed(captured, ratios, captured.query[:, None], temperature=0.1, hard=True)
     logits.square().sum().backward()
+    assert ratios.grad.isfinite().all()
     assert (ratios.grad[0, 1:] != 0).all()
+
+
+def test_samples_without_images_keep_the_gradient_finite(replayed):
+    """The third sample of the ragged batch has no visual token at all."""
+    replay, captured = replayed
+    assert captured.visual_tokens.tolist() == [16, 32, 0, 16]
+    ratios = torch.tensor(PLANS, requires_grad=True)
+    logits = replay.relaxed(captured, ratios, captured.query[:, None], temperature=0.05)
+    logits.square().sum().backward()
+    assert ratios.grad.isfinite().all()
+    assert (ratios.grad[:, 1:] != 0).any(dim=1).all()
 
 
 def test_soft_weights_approach_dropping_as_they_harden(replayed):

@@ -80,9 +80,9 @@ def page(data):
 
 def test_every_budget_has_its_row(page):
     assert page.table("budgets")[1:] == [
-        ["0.30", "0.300", "71.0", "70.0 at 0.300", "\N{MINUS SIGN}1.0 [\N{MINUS SIGN}3.5, +1.2]",
+        ["0.3", "0.300", "71.0", "70.0 at 0.300", "\N{MINUS SIGN}1.0 [\N{MINUS SIGN}3.5, +1.2]",
          "0: 100, 1\N{EN DASH}2: 50, 3: <1"],
-        ["0.50", "0.500", "83.0", "\N{EN DASH}", "\N{EN DASH}", "0: 100, 1\N{EN DASH}2: 50, 3: <1"],
+        ["0.5", "0.500", "83.0", "\N{EN DASH}", "\N{EN DASH}", "0: 100, 1\N{EN DASH}2: 50, 3: <1"],
         ["unpruned", "1.000", "95.0", "", "", "0: 100, 1\N{EN DASH}2: 50, 3: <1"],
     ]  # fmt: skip
 
@@ -98,8 +98,8 @@ def test_indicators_and_their_ratios(page):
 def test_heat_map_of_schedules(page):
     assert page.table("schedules") == [
         ["Budget", "0", "1", "2", "3"],
-        ["0.30", "100", "50", "50", "<1"],
-        ["0.50", "100", "50", "50", "<1"],
+        ["0.3", "100", "50", "50", "<1"],
+        ["0.5", "100", "50", "50", "<1"],
     ]
     backgrounds = [attrs["style"] for tag, attrs in page.tags if tag == "td" and "style" in attrs]
     assert backgrounds[:2] == [f"background: rgba(var(--learned), {ratio})" for ratio in ("1.000", "0.500")]
@@ -109,7 +109,7 @@ def test_worst_slice_of_every_budget_is_marked(page):
     """Against 90 and 80 unpruned: 75 and 25 lose 15 and 55 points, 60 and 79 lose 30 and 1."""
     down = "\N{BLACK DOWN-POINTING TRIANGLE}\N{NO-BREAK SPACE}"
     assert page.table("slices") == [
-        ["Slice", "Unpruned", "0.30", "0.50"],
+        ["Slice", "Unpruned", "0.3", "0.5"],
         ["colour", "90.0", "75.0", f"{down}60.0"],
         ["count", "80.0", f"{down}25.0", "79.0"],
         ["all", "95.0", "71.0", "83.0"],

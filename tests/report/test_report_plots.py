@@ -12,7 +12,7 @@ from vispco.report import plot_frontiers, plot_schedules
 from vispco.report.plots import NO_CONTROLS, frontier_svg, percent
 
 SVG = "{http://www.w3.org/2000/svg}"
-ROWS = [(0.3, (1.0, 0.25, 0.0)), (0.5, (1.0, 0.5, 0.125))]
+ROWS = [(0.3, (1.0, 0.25, 0.0)), (0.525, (1.0, 0.5, 0.125))]
 
 
 def texts(svg):
@@ -105,7 +105,7 @@ def test_schedules_say_percent_kept(tmp_path):
     found = texts((tmp_path / "schedules.svg").read_text())
     cells = ["100", "25", "0", "100", "50", "13"]
     assert [text for text in found if text not in ("1", "2")][-len(cells) - 1 :] == [*cells, "visual tokens kept, %"]
-    assert {"0.30", "0.50", "decoder layer", "budget"} <= set(found)
+    assert {"0.3", "0.525", "decoder layer", "budget"} <= set(found)
 
 
 def test_schedules_of_different_lengths_are_refused(tmp_path):

@@ -55,7 +55,7 @@ def gather_mask(mask: Tensor | None, rows: Tensor, columns: Tensor, dtype: torch
         grid = mask[:, 0].expand(rows.shape[0], *mask.shape[2:])
         picked = gather_slots(grid, rows)
         picked = picked.gather(2, columns.clamp(min=0)[:, None].expand(-1, rows.shape[1], -1).to(picked.device))
-    # A filler row sees itself alone, because a row that sees nothing has no softmax.
+    # A filler row sees itself: nobody reads it, but a row that sees nothing has no softmax.
     same = (rows[:, :, None] == columns[:, None, :]) & filler[:, None, :]
     if picked.dtype == torch.bool:
         return ((picked & ~filler[:, None, :]) | same)[:, None]

@@ -59,7 +59,9 @@ class RelaxedPrefill(Prefill):
         order = self.ranks().argsort(dim=1)
         mass = self.weight.gather(1, order)
         rank = torch.zeros_like(mass).scatter(1, order, mass.cumsum(dim=1) - mass)
-        soft = torch.sigmoid((count[:, None] - rank - 0.5) / (self.temperature * self.totals[:, None]))
+        # A sample without visual tokens has nothing to weigh, but its gradient has to be finite too.
+        width = self.temperature * self.totals.clamp(min=1.0)[:, None]
+        soft = torch.sigmoid((count[:, None] - rank - 0.5) / width)
         share = (self.soft_count - count).clamp(0.0, 1.0)[:, None]
         weight = torch.minimum(self.weight, share * soft + (1 - share) * self.weight)
         if self.hard:

@@ -2,8 +2,8 @@
 
 1. *Start*: single cuts are probed at every layer (:class:`vispco.search.probe.Damage`), and the best predicted
    schedules within each budget, with different cut layers, become its particles: rows of kernel parameters.
-2. *Train*: all particles see the same samples. The objective of a particle with budget b is, with the soft cost C and an
-   augmented Lagrangian AL::
+2. *Train*: all particles see the same samples. The objective of a particle with budget b is, with the soft cost C and
+   an augmented Lagrangian AL::
 
        log(KL + 0.01) + AL(C(r) - b)
 
