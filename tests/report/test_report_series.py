@@ -22,6 +22,11 @@ def test_one_series_per_method_and_per_control(compared):
     assert [label for label, entry in series.items() if entry.dominated] == ["learned"]
 
 
+def test_budgets_with_one_schedule_are_not_dominated(make_point):
+    series = group_series([make_point(f"learned b={b}", "learned", 0.5, 0.8, budget=b) for b in (0.5, 0.6)])
+    assert (names(series[0].main), names(series[0].dominated)) == (["learned b=0.5"], [])
+
+
 def test_lines_join_what_was_searched_only(compared, make_point):
     series = group_series([*compared, make_point("tpe 1", "tpe", 0.4, 0.6), make_point("tpe 2", "tpe", 0.5, 0.5)])
     assert [entry.label for entry in series if entry.style.line] == [

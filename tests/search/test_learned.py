@@ -15,7 +15,7 @@ from vispco.engine import load_checkpoint, observed_attention
 from vispco.errors import ConfigError
 from vispco.evaluation import Evaluator, Ledger, Quality
 from vispco.kernels import make_kernel
-from vispco.search import LearnedSearch, LearnedSettings, fit_to_budget
+from vispco.search import LearnedSearch, LearnedSettings, cheapest_schedule, fit_to_budget
 from vispco.search import learned as module
 
 LAYERS = 6
@@ -107,6 +107,15 @@ def test_starts_are_within_their_budgets_and_differ_in_their_cuts(toy):
     for index in range(3):
         cuts = {tuple(row[:2].round().tolist()) for row, owns in zip(parameters, owner, strict=True) if owns == index}
         assert len(cuts) >= 2
+
+
+def test_budgets_near_the_cheapest_cost_get_a_schedule_too(toy):
+    cost = toy[1]
+    floor = cost.exact(cheapest_schedule(LAYERS))
+    search = make(toy, steps_of_gradient=4)
+    search.budgets = [floor + 1e-3]
+    (result,) = search.run()
+    assert floor <= cost.exact(result.schedule) <= floor + 1e-3
 
 
 def test_the_soft_cost_ends_near_the_budget(toy):

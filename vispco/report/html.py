@@ -28,7 +28,7 @@ class BudgetRow:
         Allowed cost as a fraction of the unpruned prefill.
     learned : Point
     grid : Point or None
-        Best point of the exhaustive grid that costs no more than ``learned``.
+        What the exhaustive grid chose within the same budget, on the same search split, if there is one.
     regret : Interval or None
         Accuracy of ``grid`` minus accuracy of ``learned``, as fractions, paired by sample, at level 0.95; below 0 the
         learned one wins.
@@ -47,7 +47,7 @@ class IndicatorRow:
     Attributes
     ----------
     name, note : str
-        What it is called, and in which direction it is better or what its unit is.
+        What it is called; in which direction it is better, or what its unit is.
     learned : float
     exhaustive : float or None
         Of the exhaustive grid, where it has one; the report adds the ratio learned / exhaustive.

@@ -39,7 +39,7 @@ class Series:
     main : tuple of Point
         By increasing cost; joined by a staircase where the style has a line.
     dominated : tuple of Point
-        Drawn hollow and apart from the staircase.
+        Drawn hollow and apart from the staircase; points that coincide with one of ``main`` are not repeated here.
     """
 
     label: str
@@ -81,6 +81,10 @@ def group_series(points: Sequence[Point], cost: str = "flops", quality: str = "s
     DataError
         As :func:`vispco.frontier.pareto_front`, over all points together.
     """
+
+    def place(point: Point) -> tuple[float, float]:
+        return point.costs[cost], point.quality[quality]
+
     pareto_front(points, cost, quality)  # controls alone would pass unchecked below
     groups: dict[tuple[int, str], list[Point]] = defaultdict(list)
     for point in points:
@@ -95,9 +99,10 @@ def group_series(points: Sequence[Point], cost: str = "flops", quality: str = "s
             spare += 1
         else:
             style = STYLES[name]
-        members = sorted(groups[rank, name], key=lambda point: point.costs[cost])
+        members = sorted(groups[rank, name], key=place)
         main = pareto_front(members, cost, quality) if style.line else members
-        dominated = [point for point in members if point not in main] if rank == RANKS["learned"] else []
+        places = {place(point) for point in main}
+        dominated = [point for point in members if place(point) not in places] if rank == RANKS["learned"] else []
         label = name if rank == CONTROL else LABELS.get(name, name)
         found.append(Series(label, style, tuple(main), tuple(dominated)))
     return found

@@ -119,8 +119,6 @@ class LearnedSearch:
 
     Raises
     ------
-    BudgetError
-        If a budget cannot be reached.
     ConfigError
         If the model has too few layers for the kernel's steps.
     """
@@ -167,9 +165,11 @@ class LearnedSearch:
         owner: list[int] = []
         for index, budget in enumerate(self.budgets):
             seen: dict[tuple[int, ...], Tensor] = {}
-            for place in np.argsort(np.where(costs <= budget, predicted, np.inf), kind="stable"):
+            # Near the cheapest cost nothing on the ladder is within the budget; fitting goes below the ladder.
+            allowed = costs <= max(budget, costs.min())
+            for place in np.argsort(np.where(allowed, predicted, np.inf), kind="stable")[: allowed.sum()]:
                 cuts, schedule = choices[place]
-                if costs[place] > budget or len(seen) == settings.starts:
+                if len(seen) == settings.starts:
                     break
                 if cuts not in seen:
                     seen[cuts] = self.kernel.encode(fit_to_budget(schedule, self.cost, budget), cuts)
