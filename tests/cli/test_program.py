@@ -91,7 +91,6 @@ def test_every_configuration_is_within_its_budget(run):
         ratio = sum(report.total for report in reports) / sum(report.unpruned for report in reports)
         assert ratio == pytest.approx(entry["costs"]["flops"], abs=0.002)
         assert entry["costs"]["flops"] <= entry["budget"]
-        assert entry["costs"]["flops"] > entry["budget"] - 0.05, "the budget is left unused"
 
 
 def test_the_frontier_is_of_the_report_split_and_chosen_by_the_other(run):
