@@ -204,6 +204,7 @@ BAD_SEARCHES = {
     "unknown split": (["data.report_split=tset"], ["tset", "train, validation, test"]),
     "no such data": (["data.path=/nowhere/x.tsv"], ["/nowhere/x.tsv"]),
     "no such checkpoint": (["model.path=/nowhere"], ["/nowhere", "config.json"]),
+    "unknown cost": (["cost.name=watts"], ["watts", "flops"]),
     "unknown kernel": (["kernel.name=cosine"], ["cosine", "step, multistep"]),
     "too many steps": (["kernel.steps=9"], ["kernel.steps = 9", "1..7"]),
     "unknown dtype": (["model.dtype=int3"], ["int3", "float32"]),

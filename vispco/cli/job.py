@@ -110,7 +110,7 @@ class SearchJob:
         size = data.batch_size
         with self._bar("unpruned answers"):
             evaluator = Evaluator(model, processor, searching, selector.name, selector.params, batch_size=size)
-        cost = evaluator.cost()
+        cost = evaluator.cost(settings.cost.name)
         for budget in settings.budget.values:
             cost.check_budget(budget, cheapest_schedule(card.layers))
         found = [self._search(method, evaluator, cost, provenance) for method in (settings.search, *self._baselines())]
@@ -194,9 +194,10 @@ class SearchJob:
         measured: dict[str, Measured] = {}
         random = report.share("random", {"seed": self.settings.seed})
         for evaluator, selector, group in ((report, name, list(candidates.values())), (random, "random", controls)):
+            cost = evaluator.cost(self.settings.cost.name)
             with self._bar(f"{split} split: {len(group)} schedules, {selector}", len(report.samples)) as (bar, task):
                 for point, quality in measure(
-                    evaluator, evaluator.cost(), group, provenance, selector=selector, split=split,
+                    evaluator, cost, group, provenance, selector=selector, split=split,
                     advance=partial(bar.advance, task),
                 ):  # fmt: skip
                     measured[point.name] = (point, quality)

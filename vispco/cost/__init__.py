@@ -1,8 +1,26 @@
 """What a configuration costs: exact from integer counts, soft for the gradient."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from vispco.cost.flops import DecoderShape, FlopCost, FlopReport, count_flops
+from vispco.errors import ConfigError
 
 REGISTRY = {"flops": FlopCost}
 """Costs by name."""
 
-__all__ = ["REGISTRY", "DecoderShape", "FlopCost", "FlopReport", "count_flops"]
+
+def make_cost(name: str, config: Any, tokens: Sequence[tuple[int, int]], scored_rows: int = 0) -> FlopCost:
+    """The cost called ``name`` over samples; parameters as of :class:`FlopCost`.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of that name.
+    """
+    if name not in REGISTRY:
+        raise ConfigError(f"cost {name!r} is unknown; choose one of {', '.join(REGISTRY)}")
+    return REGISTRY[name](config, tokens, scored_rows)
+
+
+__all__ = ["REGISTRY", "DecoderShape", "FlopCost", "FlopReport", "count_flops", "make_cost"]

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vispco.cost import DecoderShape, FlopCost
+from vispco.cost import DecoderShape, FlopCost, make_cost
 from vispco.data import Sample
 from vispco.engine import Captured, Replay, observed_attention
 from vispco.evaluation.ledger import Ledger
@@ -126,14 +126,14 @@ class Evaluator:
         ledger.add_forwards(len(other.samples))
         return other
 
-    def cost(self) -> FlopCost:
-        """The cost model for these prompts and this selector."""
+    def cost(self, name: str = "flops") -> FlopCost:
+        """The cost called ``name`` for these prompts and this selector."""
         tokens = [
             (int(text), int(visual))
             for batch in self.batches
             for text, visual in zip(batch.text_tokens, batch.captured.visual_tokens, strict=True)
         ]
-        return FlopCost(self.model.config, tokens, scored_rows=int("last_row" in self.selector.needs))
+        return make_cost(name, self.model.config, tokens, int("last_row" in self.selector.needs))
 
     def evaluate(
         self, schedules: Sequence[Schedule], *, limit: int | None = None, advance: Callable[[int], None] | None = None

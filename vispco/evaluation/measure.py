@@ -70,7 +70,7 @@ def measure(
             keep=candidate.schedule,
             split=split,
             seed=provenance.seed,
-            costs={"flops": cost.exact(candidate.schedule)},
+            costs={cost.name: cost.exact(candidate.schedule)},
             quality={"score": float(quality.score.mean()), "kl": float(quality.kl.mean())},
             slices={name: float(np.mean(quality.score[members])) for name, members in sorted(slices.items())},
             samples=len(evaluator.samples),

@@ -53,7 +53,7 @@ class KernelSettings(_Group):
 class CostSettings(_Group):
     """What a budget limits."""
 
-    name: Literal["flops"]
+    name: str
 
 
 class BudgetSettings(_Group):
