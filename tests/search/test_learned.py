@@ -175,6 +175,18 @@ def test_the_ledger_is_charged_for_forward_and_backward(micro):
     assert micro.ledger.forwards == pytest.approx(4 * (1 + 2 * 2 * 7) / 8)
 
 
+def test_straight_through_masks_run_every_token(micro):
+    search = search_micro(micro, 0, straight_through=True)
+    micro.ledger.forwards = 0.0
+    keep = torch.tensor([[1.0, 1.0, *[0.3] * 6]], requires_grad=True)
+    with observed_attention(micro.model):
+        divergence = search.relaxed_divergence(keep, temperature=0.05)
+    divergence.sum().backward()
+    assert micro.ledger.forwards == pytest.approx(4 * (1 + 2 * 7) / 8)
+    assert keep.grad.isfinite().all()
+    assert keep.grad[0, 2:].sum() < 0
+
+
 def test_gradients_point_to_keeping_more(micro):
     search = search_micro(micro, 0, batch=16)
     keep = (1.0, 1.0, *[0.3] * 3, *[0.1] * 3)

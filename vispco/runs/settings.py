@@ -77,6 +77,7 @@ class LearnedMethod(_Group):
     dual_every: Positive
     temperature: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]]
     sharpness: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]]
+    straight_through: bool
     probe_ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)]
     start_levels: Annotated[int, Field(ge=2)]
     neighbours: Positive

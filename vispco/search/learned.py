@@ -53,6 +53,8 @@ class LearnedSettings:
         Gradient steps between dual steps.
     temperature, sharpness : pair of float
         At the start and at the end, changing geometrically.
+    straight_through : bool
+        0/1 masks in the forward pass and the gradient of the soft ones, as VisPCO (arXiv 2604.15188) trains.
     probe_ratios : tuple of float
         Ratios of the probing cuts.
     start_levels : int
@@ -75,6 +77,7 @@ class LearnedSettings:
     dual_every: int = 3
     temperature: tuple[float, float] = (0.1, 0.01)
     sharpness: tuple[float, float] = (3.0, 10.0)
+    straight_through: bool = False
     probe_ratios: tuple[float, ...] = (0.5, 0.2, 0.05)
     start_levels: int = 12
     neighbours: int = 2
@@ -228,7 +231,7 @@ class LearnedSearch:
         every = part.select(torch.arange(size).repeat(len(ratios)))
         self.evaluator.charge_layer(part, part.captured.visual_tokens)
         logits = self.evaluator.replay.relaxed(
-            part.captured, ratios, part.rows, temperature=temperature,
+            part.captured, ratios, part.rows, temperature=temperature, hard=self.settings.straight_through,
             visit=lambda kept: self.evaluator.charge_layer(every, kept, passes=2),
         )  # fmt: skip
         return every.divergence(logits.flatten(0, 1)).view(-1, size).mean(dim=1)
