@@ -1,5 +1,7 @@
 """The evaluator: shared work changes nothing, scores are those of `generate`, the ledger charges what runs."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from vispco.data import exact_match, load_samples
 from vispco.engine import load_checkpoint, model_card
 from vispco.errors import DataError, ModelError
 from vispco.evaluation import Evaluator, Ledger, generate_answers, prepare, prompt_fingerprint, prompt_text
+from vispco.evaluation.prompts import END
 
 KEEP = (1.0, 1.0, 1.0, 0.3, 0.3, 0.3, 0.1, 0.1)
 SCHEDULES = [(1.0,) * 8, KEEP, (1.0, 1.0, 1.0, 0.3, 0.3, 0.3, 0.3, 0.3), (1.0, 1.0) + (0.05,) * 6]
@@ -42,6 +45,28 @@ def test_the_unpruned_schedule_has_no_divergence(evaluator):
     quality = evaluator.evaluate([(1.0,) * 8])[0]
     assert np.abs(quality.kl).max() < 1e-6
     assert quality.kl.shape == quality.score.shape == (48,)
+
+
+def test_the_divergence_is_that_of_the_pruned_model_from_the_stock_one(micro, samples, evaluator):
+    """KL(unpruned || pruned) at the answer's token, from the logits of stock and pruned forwards."""
+    model, processor = micro
+    texts = [prompt_text(processor, sample.question) for sample in samples[:20]]
+    inputs = processor(text=texts, images=[[s.image] for s in samples[:20]], padding=True, return_tensors="pt")
+    stock = model(**inputs).logits[:, -1].double().log_softmax(-1)
+    with prune(model, PruningConfig(selector="fastv", keep=KEEP, model=model_card(model))):
+        pruned = model(**inputs).logits[:, -1].double().log_softmax(-1)
+    expected = (stock.exp() * (stock - pruned)).sum(dim=-1)
+    np.testing.assert_allclose(evaluator.evaluate([KEEP])[0].kl[:20], expected.numpy(), atol=1e-4, rtol=1e-3)
+    turned = (pruned.exp() * (pruned - stock)).sum(dim=-1)
+    assert float((turned - expected).abs().max()) > 0.01, "both directions agree, so the test shows nothing"
+
+
+def test_an_answer_that_goes_on_is_wrong(evaluator):
+    stop, word, other = 2, 7, 8
+    said = torch.tensor([[word, stop], [word, other], [other, stop], [word, word]])
+    logits = torch.nn.functional.one_hot(said, 51).float()
+    batch = SimpleNamespace(targets=torch.tensor([[word, END], [word, END], [word, END], [word, word]]))
+    assert evaluator._right(batch, logits).tolist() == [True, False, False, True]
 
 
 def test_common_beginnings_change_nothing(evaluator):
