@@ -34,17 +34,6 @@ TINY = [
 BASELINES = "baseline.methods=[{name: grid, ladder: [1.0, 0.3, 0.05]}, {name: step, ladder: [0.5, 0.1]}]"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Generated data goes to a folder of the tests."""
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    os.environ.pop("XDG_CACHE_HOME")
-    if before is not None:
-        os.environ["XDG_CACHE_HOME"] = before
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run with baselines and the W&B tracker."""
