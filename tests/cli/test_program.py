@@ -44,7 +44,7 @@ def run(tmp_path_factory):
 
 def test_the_folder_holds_everything(run):
     names = {path.name for path in run.iterdir()}
-    assert {"config.yaml", "points.jsonl", "frontier.json", "frontier.png", "report.html"} <= names
+    assert {"config.yaml", "points.jsonl", "frontier.json", "frontier.png", "schedules.png", "report.html"} <= names
     assert not [name for name in names if name.endswith(".tmp")]
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["budget"]["values"] == [0.4, 0.6, 0.9]
@@ -208,6 +208,15 @@ def test_bad_input_is_one_line_and_exit_code_two(case, tmp_path, capsys):
     line = one_line(capsys)
     assert all(word in line for word in words), line
     assert not (tmp_path / "x" / "points.jsonl").exists()
+
+
+def test_a_ladder_that_reaches_no_budget(tmp_path, capsys):
+    options = [option for option in TINY if not option.startswith(("search.", "budget."))]
+    ladder = ["search=step", "search.ladder=[0.9]", "budget.values=[0.3]", "tracker=none"]
+    assert main(["search", *options, *ladder, f"hydra.run.dir={tmp_path / 'x'}"]) == 2
+    line = one_line(capsys)
+    assert "search=step" in line
+    assert "[0.3]" in line
 
 
 def test_a_checkpoint_that_is_no_vision_language_model(tmp_path, capsys):

@@ -13,6 +13,7 @@ from vispco.config import ModelCard
 from vispco.cost import FlopCost
 from vispco.data import Sample, load_samples
 from vispco.engine import load_checkpoint, model_card
+from vispco.errors import BudgetError
 from vispco.evaluation import Candidate, Evaluator, Ledger, Provenance, Quality, measure
 from vispco.frontier import Interval, Point, best_at_cost, paired_difference, pareto_front
 from vispco.kernels import make_kernel
@@ -114,6 +115,12 @@ class SearchJob:
         for budget in settings.budget.values:
             cost.check_budget(budget, cheapest_schedule(card.layers))
         found = [self._search(method, evaluator, cost, provenance) for method in (settings.search, *self._baselines())]
+        if not found[0].best:
+            least = min(point.costs[cost.name] for point in found[0].points)
+            raise BudgetError(
+                f"no schedule of search={settings.search.name} is within any of the budgets "
+                f"{list(settings.budget.values)}; its cheapest costs {least:.3f}, raise a budget or extend the ladder"
+            )
         with self._bar("unpruned answers of the report split"):
             report = Evaluator(model, processor, reporting, selector.name, selector.params, batch_size=size)
         measured = self._verify(report, found, provenance, card.layers)

@@ -20,7 +20,7 @@ from vispco.cli.job import Outcome, SearchJob
 from vispco.cli.presentation import report_data
 from vispco.cli.result import configs, frontier_record, summary
 from vispco.errors import InputError, RunError
-from vispco.report import plot_frontiers, write_report
+from vispco.report import plot_frontiers, plot_schedules, write_report
 from vispco.runs import NoTracker, RunFolder, RunSettings, Tracker, WandbTracker
 from vispco.runs.settings import WandbSettings
 
@@ -99,6 +99,7 @@ def _write(folder: RunFolder, settings: RunSettings, outcome: Outcome, tracker: 
     folder.write_json("frontier.json", frontier_record(settings, outcome, folder.path.name, versions))
     title = f"{outcome.card.name}, {settings.selector.name}"
     plot_frontiers(outcome.points, folder.figure, title=title)
+    plot_schedules([(row.budget, row.point.keep) for row in outcome.rows], folder.schedules, title=title)
     write_report(folder.report, report_data(settings, outcome, folder.path.name, versions))
     files = {"points.jsonl": folder.points, "frontier.json": folder.frontier, "frontier.png": folder.figure}
     for config in configs(settings, outcome, folder.path.name, versions):

@@ -11,7 +11,10 @@ from vispco.frontier import Point, append_points
 
 
 class RunFolder:
-    """``config.yaml``, ``points.jsonl`` (append-only), ``frontier.json``, ``frontier.png``, ``report.html``.
+    """Where the files of a run are.
+
+    ``config.yaml``, ``points.jsonl`` (append-only), ``frontier.json``, ``frontier.png``, ``schedules.png``,
+    ``report.html`` and one configuration per budget.
 
     Parameters
     ----------
@@ -23,6 +26,7 @@ class RunFolder:
         self.points = path / "points.jsonl"
         self.frontier = path / "frontier.json"
         self.figure = path / "frontier.png"
+        self.schedules = path / "schedules.png"
         self.report = path / "report.html"
 
     @classmethod
