@@ -40,7 +40,7 @@ def configs(settings: RunSettings, outcome: Outcome, run: str, versions: Mapping
 def summary(outcome: Outcome) -> dict[str, float]:
     """Indicators of every method on the report split, and what the search cost.
 
-    Hypervolumes have the reference (cost 1, score 0); `above blind` has the score of the cheapest point measured as
+    Hypervolumes have the reference (cost 1, score 0); `above lowest` has the lowest score measured as
     its reference instead, so that only what visual tokens bring is counted. IGD+ and epsilon are against the front of
     the exhaustive grid.
     """
@@ -49,13 +49,13 @@ def summary(outcome: Outcome) -> dict[str, float]:
     values: dict[str, float] = {"unpruned score": outcome.unpruned.quality["score"]}
     for method, points in fronts.items():
         values[f"{method} hypervolume"] = hypervolume(points)
-        values[f"{method} hypervolume above blind"] = hypervolume(points, reference=(1.0, floor))
+        values[f"{method} hypervolume above lowest"] = hypervolume(points, reference=(1.0, floor))
     main, grid = fronts[outcome.found[0].method], fronts.get("grid")
     if grid and main is not grid:
         truth = pareto_front(grid)
         values["hypervolume ratio to grid"] = hypervolume(main) / hypervolume(grid)
         above = hypervolume(main, reference=(1.0, floor)) / hypervolume(grid, reference=(1.0, floor))
-        values["hypervolume ratio to grid above blind"] = above
+        values["hypervolume ratio to grid above lowest"] = above
         values["IGD+ to grid"] = igd_plus(main, truth)
         values["epsilon to grid"] = epsilon(main, truth)
     for found in outcome.found:
