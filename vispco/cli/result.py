@@ -41,7 +41,7 @@ def summary(outcome: Outcome) -> dict[str, float]:
     """Indicators of every method on the report split, and what the search cost.
 
     Hypervolumes have the reference (cost 1, score 0); `above lowest` has the lowest score measured as
-    its reference instead, so that only what visual tokens bring is counted. IGD+ and epsilon are against the front of
+    its reference instead, which is harder to match. IGD+ and epsilon are against the front of
     the exhaustive grid.
     """
     fronts = {found.method: _points_of(outcome, found.method) for found in outcome.found}
