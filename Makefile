@@ -1,9 +1,10 @@
 # Each target does its own set-up: the first call builds .venv, later calls reuse it.
 #
-#   make demo    search on the embedded model and write a report
-#   make test    run the tests
-#   make lint    style, types and the floors of the house
-#   make clean   remove .venv, build products and caches; runs/ stays
+#   make demo         search on the embedded model and write a report
+#   make test         run the tests
+#   make test-matrix  run the engine's tests on old and new transformers, each in an environment of its own
+#   make lint         style, types and the floors of the house
+#   make clean        remove environments, build products and caches; runs/ stays
 
 # The first interpreter that starts, is new enough and can build a virtual environment.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -12,10 +13,16 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
+# The oldest version of transformers that pyproject.toml allows, one from the middle, and the tested one. For a single
+# one: make test-matrix TRANSFORMERS=5.4.0
+NEWEST := $(shell sed -n 's/^transformers==//p' constraints.txt)
+TRANSFORMERS := 5.4.0 5.16.1 $(NEWEST)
+MATRIX_TESTS := tests/engine tests/testing tests/evaluation tests/selectors
+
 # Threads that wait for work sleep instead of spinning: on shared cores spinning costs more than waking up.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-matrix lint clean
 
 # The demo starts from nothing: the runs/demo of an earlier call is removed, because a search does not write into a
 # finished run. Other runs are not touched.
@@ -25,12 +32,20 @@ demo: $(READY)
 	@test -s runs/demo/report.html && echo "Report: $(CURDIR)/runs/demo/report.html"
 
 # Tests never reach for the network, and many tiny kernels run faster on one thread.
-test: export HF_HUB_OFFLINE = 1
-test: export TRANSFORMERS_OFFLINE = 1
-test: export WANDB_MODE = offline
-test: export OMP_NUM_THREADS = 1
+test test-matrix: export HF_HUB_OFFLINE = 1
+test test-matrix: export TRANSFORMERS_OFFLINE = 1
+test test-matrix: export WANDB_MODE = offline
+test test-matrix: export OMP_NUM_THREADS = 1
 test: $(READY)
 	$(BIN)/python -m pytest --cov
+
+# One line per version, every version even if one fails; the whole log only of those that fail.
+test-matrix: $(TRANSFORMERS:%=.venv-%/.ready)
+	@status=0; for version in $(TRANSFORMERS); do \
+		log=.venv-$$version/tests.log; \
+		.venv-$$version/bin/python -m pytest --quiet $(MATRIX_TESTS) >$$log 2>&1 || { status=1; cat $$log; }; \
+		echo "transformers $$version: $$(tail -n 1 $$log)"; \
+	done; exit $$status
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -39,12 +54,25 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv build dist .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* build dist .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find vispco tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml constraints.txt
+define create-environment
 	@test -n "$(PYTHON)" || \
 		{ echo "No Python >= 3.11 with venv found; install one, or name it: make PYTHON=..." >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PYTHON) -m venv $(@D)
+endef
+PIP_INSTALL = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check
+
+$(READY): pyproject.toml constraints.txt
+	$(create-environment)
+	$(PIP_INSTALL) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Another transformers asks for another hub and tokenizers than the tested one; everything else stays the tested set.
+.venv-%/.ready: pyproject.toml constraints.txt
+	$(create-environment)
+	sed -E '$(if $(filter-out $(NEWEST),$*),/^(transformers|huggingface_hub|tokenizers)==/d)' constraints.txt \
+		>$(@D)/constraints.txt
+	$(PIP_INSTALL) -c $(@D)/constraints.txt 'transformers==$*' -e '.[test]'
 	@touch $@

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from transformers import LlamaConfig
 
 from vispco.config import PruningConfig
+from vispco.cost import FlopCost, count_flops
 from vispco.errors import ConfigError
 
 BASE = {
@@ -202,3 +204,178 @@ def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
         PruningConfig(**{**BASE, "budget": 0.25}).save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+# --- one ratio before the first layer --------------------------------------------------------------------------------
+
+DECODER = LlamaConfig(
+    hidden_size=48, intermediate_size=80, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+    vocab_size=64,
+)  # fmt: skip
+
+
+def schedule(keep, selector="fastv"):
+    return PruningConfig(selector=selector, keep=keep, model={"type": "llava", "layers": len(keep)})
+
+
+def falling(ratios):
+    return st.lists(ratios, min_size=4, max_size=4).map(lambda keep: tuple(sorted(keep, reverse=True)))
+
+
+schedules = falling(st.sampled_from([0.0, 1.0]) | st.floats(0.0, 1.0))
+prompts = st.tuples(st.integers(0, 40), st.integers(0, 700))
+
+
+@pytest.mark.parametrize(
+    ("keep", "ratio"),
+    [
+        ((1.0, 0.5, 0.3, 0.2), 0.5),
+        ((1.0, 0.1, 0.1), 0.4),  # 0.4000000000000001 by a float sum
+        ((1.0, 0.0, 0.0), 1 / 3),
+    ],
+)
+def test_projection_without_a_cost_is_the_mean(keep, ratio):
+    projection = schedule(keep).project_to_input()
+    assert projection.ratio == ratio
+    assert projection.config.keep == (ratio,) * len(keep)
+
+
+@settings(deadline=None, max_examples=50)
+@given(falling(st.integers(0, 16)), st.integers(0, 40))
+def test_projection_costs_no_more_where_nothing_is_rounded(parts, text):
+    """Counts 4 p of 64 tokens have a whole mean. Linear parts cost the same, attention no more."""
+    keep = [part / 16 for part in parts]
+    before = count_flops(DECODER, text, 64, keep)
+    after = count_flops(DECODER, text, 64, schedule(keep).project_to_input().config.keep)
+    assert (after.projections, after.mlp, after.lm_head) == (before.projections, before.mlp, before.lm_head)
+    assert after.attention <= before.attention
+    assert (after.attention == before.attention) == (len(set(parts)) == 1)
+
+
+@settings(deadline=None, max_examples=200)
+@given(schedules, prompts)
+def test_rounding_of_a_projection_adds_less_than_a_token_per_layer(keep, prompt):
+    """One more text token is one more token in every layer."""
+    text, visual = prompt
+    after = count_flops(DECODER, text, visual, schedule(keep).project_to_input().config.keep)
+    assert after.total <= count_flops(DECODER, text + 1, visual, keep).total
+
+
+def test_rounding_of_a_projection_can_add_tokens():
+    """Counts 7, 2 of 10 become 5, 5, so the promise needs its exception."""
+    keep = (0.74, 0.74, 0.24, 0.24)
+    after = count_flops(DECODER, 0, 10, schedule(keep).project_to_input().config.keep)
+    assert after.mlp > count_flops(DECODER, 0, 10, keep).mlp
+
+
+@pytest.mark.parametrize(
+    ("cost", "ratio"),
+    [
+        (sum, 0.541666),
+        (lambda keep: sum(ratio**2 for ratio in keep), 0.649519),  # sqrt(1.265625 / 3)
+        (lambda keep: keep[0], 1.0),
+        (lambda keep: keep[-1], 0.125),
+    ],
+)
+def test_projection_with_a_cost_by_hand(cost, ratio):
+    assert schedule((1.0, 0.5, 0.125)).project_to_input(cost).ratio == ratio
+
+
+@settings(deadline=None, max_examples=50)
+@given(schedules, st.lists(prompts, min_size=1, max_size=3), st.integers(0, 1))
+def test_projection_with_a_cost_is_the_largest_that_costs_no_more(keep, samples, scored_rows):
+    cost = FlopCost(DECODER, samples, scored_rows).exact
+    ratio = schedule(keep).project_to_input(cost).ratio
+    assert cost((ratio,) * 4) <= cost(keep)
+    if len(set(keep)) > 1:
+        assert ratio == round(ratio, 6)
+        assert ratio == 1.0 or cost((ratio + 1e-6,) * 4) > cost(keep)
+
+
+@pytest.mark.parametrize("cost", [lambda keep: float("nan"), lambda keep: -sum(keep)])
+def test_projection_refuses_a_cost_that_is_none(cost):
+    with pytest.raises(ConfigError, match=r"cost gives .* give a cost that is a number and does not fall"):
+        schedule((1.0, 0.5)).project_to_input(cost)
+
+
+@pytest.mark.parametrize("cost", [None, sum])
+@pytest.mark.parametrize("ratio", [1.0, 1 / 3, 0.29, 1e-7, 0.0])
+def test_uniform_schedule_is_its_own_projection(ratio, cost):
+    projection = schedule((ratio,) * 7).project_to_input(cost)
+    assert projection.ratio == ratio
+    assert projection.config.keep == (ratio,) * 7
+    assert projection.loses.startswith("Nothing is lost: every layer sees ")
+
+
+def test_projection_carries_over_what_still_holds():
+    config = PruningConfig(**BASE)
+    projection = config.project_to_input()
+    expected = {
+        **BASE,
+        "keep": [0.5416666666666666] * 3,
+        "costs": {},
+        "quality": {},
+        "provenance": {**BASE["provenance"], "projected_from": BASE["keep"]},
+    }
+    assert projection.config == PruningConfig(**expected)
+    assert config == PruningConfig(**BASE)
+
+
+@settings(deadline=None, max_examples=50)
+@given(configs(), st.sampled_from([None, sum]))
+def test_projection_round_trip(config, cost):
+    projected = config.project_to_input(cost).config
+    text = projected.to_json()
+    assert PruningConfig.from_json(text) == projected
+    assert PruningConfig.from_json(text).to_json() == text == config.project_to_input(cost).config.to_json()
+
+
+def test_selector_of_a_projection():
+    config = PruningConfig(**BASE)
+
+    def chosen(*arguments):
+        projected = config.project_to_input(None, *arguments).config
+        return projected.selector, projected.selector_params
+
+    assert chosen() == chosen("random") == ("random", {"seed": 3})
+    assert chosen(None, {"seed": 4}) == chosen("random", {"seed": 4}) == ("random", {"seed": 4})
+    assert chosen("divprune") == ("divprune", {})
+    assert chosen("divprune", {"metric": "cosine"}) == ("divprune", {"metric": "cosine"})
+    with pytest.raises(ConfigError, match=r"field selector_params\.seed.*finite"):
+        chosen("random", {"seed": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("keep", "selector", "loses"),
+    [
+        (
+            (1.0, 1.0, 0.25, 0.1, 0.1, 0.05),
+            None,
+            "Of the visual tokens, layers 0-1 see 41.67 % instead of 100 % and layers 2-5 see 41.67 % instead of "
+            "25 to 5 %. All are chosen before the first layer, so fastv must not need attention inside the language "
+            "model; name another selector if it does.",
+        ),
+        (
+            (1.0, 0.4, 0.3, 0.25, 0.05),
+            "random",  # layer 1 sees what it saw
+            "Of the visual tokens, layer 0 sees 40 % instead of 100 % and layers 2-4 see 40 % instead of 30 to 5 %. "
+            "All are chosen before the first layer, by random instead of fastv.",
+        ),
+        ((0.5, 0.5), "fastv", "Nothing is lost: every layer sees 50 % of the visual tokens already."),
+        (
+            (0.5, 0.5),
+            "random",
+            "Tokens are chosen by random instead of fastv; every layer sees 50 % of the visual tokens already.",
+        ),
+    ],
+)
+def test_projection_says_what_it_loses(keep, selector, loses):
+    assert schedule(keep).project_to_input(selector=selector).loses == loses
+
+
+def test_projection_above_the_whole_schedule_says_so():
+    """7 of 16 tokens are the count of both ratios and of all up to 0.468749."""
+    config = schedule((0.44, 0.44, 0.43, 0.43))
+    projection = config.project_to_input(lambda keep: count_flops(DECODER, 5, 16, keep).total)
+    assert projection.ratio == 0.468749
+    assert projection.loses.startswith("Of the visual tokens, layers 0-3 see 46.87 % instead of 44 to 43 %. All")

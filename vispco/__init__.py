@@ -1,6 +1,6 @@
 """vispco: find, verify and hand over the best layer-wise visual-token keep ratios under a compute budget."""
 
-from vispco.config import ModelCard, PruningConfig
+from vispco.config import InputProjection, ModelCard, PruningConfig
 from vispco.cost import count_flops
 from vispco.engine import Pruned, prune
 from vispco.frontier import Point, epsilon, hypervolume, igd_plus, pareto_front, read_points
@@ -8,6 +8,7 @@ from vispco.frontier import Point, epsilon, hypervolume, igd_plus, pareto_front,
 __version__ = "0.1.0"
 
 __all__ = [
+    "InputProjection",
     "ModelCard",
     "Point",
     "Pruned",

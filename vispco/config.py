@@ -2,13 +2,16 @@
 
 import json
 import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from vispco.errors import ConfigError
+from vispco.projection import describe_loss, uniform_ratio
 from vispco.schedule import check_keep
 
 SCHEMA_VERSION = "1.0"
@@ -154,3 +157,73 @@ class PruningConfig(_Frozen):
             with suppress(OSError, ValueError):
                 temporary.unlink()
             raise ConfigError(f"{path}: cannot be written ({error}); choose another place") from None
+
+    def project_to_input(
+        self,
+        cost: Callable[[Sequence[float]], float] | None = None,
+        selector: str | None = None,
+        selector_params: Mapping[str, JsonValue] | None = None,
+    ) -> "InputProjection":
+        """The single ratio before the first layer that costs as much as this schedule.
+
+        Serving engines drop tokens before the language model or not at all; this is what they can run.
+
+        Without ``cost`` the ratio is the mean of ``keep``. Projections and MLPs are linear in the number of tokens, so
+        they cost the same; attention is convex in it, so it costs no more (Jensen's inequality). That holds to the last
+        operation where no count is rounded. Rounding adds less than one token per layer: the projection never costs
+        more than this schedule with one more text token. What a selector computes to choose is not part of this.
+
+        Parameters
+        ----------
+        cost : callable or None
+            From a schedule to its cost, e.g. ``FlopCost(...).exact``; must not fall when ratios rise. With it, the
+            ratio is the largest one, to six decimals, that costs no more than this schedule.
+        selector : str or None
+            Which method chooses before the first layer; None for this configuration's own.
+        selector_params : mapping or None
+            Its settings; None for this configuration's own if the selector is the same, else for the defaults.
+
+        Returns
+        -------
+        InputProjection
+
+        Raises
+        ------
+        ConfigError
+            If ``cost`` gives no number or falls when ratios rise, or ``selector_params`` is no JSON.
+        """
+        ratio = uniform_ratio(self.keep, cost)
+        name = self.selector if selector is None else selector
+        if selector_params is None:
+            selector_params = self.selector_params if name == self.selector else {}
+        config = PruningConfig.from_data(
+            {
+                **self.model_dump(),
+                "selector": name,
+                "selector_params": dict(selector_params),
+                "keep": (ratio,) * len(self.keep),
+                "costs": {},  # they were measured for this schedule
+                "quality": {},
+                "provenance": {**self.provenance, "projected_from": list(self.keep)},
+            }
+        )
+        return InputProjection(ratio, config, describe_loss(self.keep, ratio, self.selector, name))
+
+
+@dataclass(frozen=True)
+class InputProjection:
+    """A schedule reduced to one ratio before the first layer; see :meth:`PruningConfig.project_to_input`.
+
+    Attributes
+    ----------
+    ratio : float
+        Fraction of the visual tokens that enter the language model.
+    config : PruningConfig
+        With ``ratio`` in every layer and ``projected_from`` in its provenance; nothing is measured for it yet.
+    loses : str
+        Which layers see fewer tokens than under the schedule and which see more, for people.
+    """
+
+    ratio: float
+    config: PruningConfig
+    loses: str

@@ -42,7 +42,9 @@ def check_keep(keep: Sequence[float], layers: int | None = None) -> tuple[float,
     return ratios
 
 
-def keep_counts(keep: Sequence[float] | Tensor, visual_tokens: int | Sequence[int] | Tensor, floor: int = 1) -> Tensor:
+def keep_counts(
+    keep: Sequence[float] | Tensor, visual_tokens: int | Sequence[int] | Tensor, floor: int | Tensor = 1
+) -> Tensor:
     """Integer keep counts ``clamp(round_half_up(r * N), floor, N)``; a ratio of exactly 0 keeps none.
 
     Parameters
@@ -50,8 +52,8 @@ def keep_counts(keep: Sequence[float] | Tensor, visual_tokens: int | Sequence[in
     keep : sequence of float, or Tensor of shape (..., layers)
     visual_tokens : int, or sequence or Tensor of shape (batch,)
         Original number N of visual tokens, per sample.
-    floor : int
-        Fewest tokens to keep where the ratio is above 0.
+    floor : int, or Tensor of shape (batch,)
+        Fewest tokens to keep where the ratio is above 0: the number of images, of which each keeps one.
 
     Returns
     -------

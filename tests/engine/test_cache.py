@@ -16,7 +16,7 @@ SLOTS = torch.tensor([[0, 2, 5], [-1, 1, 5]])
 def layer():
     """Three keys of two samples, out of a sequence of six."""
     cache = LogicalLayer()
-    cache.prefill(SLOTS, 6)
+    cache.expect(SLOTS, True, 6)
     cache.update(torch.arange(2 * 3 * 2.0).view(2, 1, 3, 2), torch.zeros(2, 1, 3, 2))
     return cache
 
@@ -29,13 +29,13 @@ def test_the_length_is_the_unpruned_one(layer):
 
 
 def test_new_tokens_stand_at_the_end(layer):
-    layer.grow(2)
+    assert layer.visible_slots(2).tolist() == [[0, 2, 5, 6, 7], [-1, 1, 5, 6, 7]]
+    layer.update(torch.ones(2, 1, 2, 2), torch.ones(2, 1, 2, 2))
     assert layer.get_seq_length() == 8
     assert layer.slots.tolist() == [[0, 2, 5, 6, 7], [-1, 1, 5, 6, 7]]
 
 
 def test_cropping_takes_the_last_tokens(layer):
-    layer.grow(2)
     layer.update(torch.ones(2, 1, 2, 2), torch.ones(2, 1, 2, 2))
     layer.crop(-2)
     assert layer.slots.tolist() == SLOTS.tolist()
@@ -63,15 +63,15 @@ def test_resetting_forgets_everything(layer):
 
 def test_without_slots_it_is_a_dynamic_layer():
     cache = LogicalLayer()
-    cache.prefill(None, 4)
+    cache.expect(None, False, 4)
     cache.update(torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 4, 2))
-    cache.grow(1)
+    cache.update(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))
     cache.batch_repeat_interleave(3)
     cache.reorder_cache(torch.tensor([2, 1, 0]))
     cache.batch_select_indices(torch.tensor([0]))
     cache.crop(-1)
     assert cache.slots is None
-    assert (cache.get_seq_length(), cache.keys.shape[-2]) == (4, 3)
+    assert (cache.get_seq_length(), cache.keys.shape[-2]) == (4, 4)
 
 
 def test_only_dynamic_caches_are_taken_over(tiny_llava):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from vispco.engine.prefill import Prefill, gather_mask, gather_slots, sample_keys
+from vispco.engine.gathering import gather_mask, gather_slots
+from vispco.engine.prefill import Prefill, sample_keys
 from vispco.errors import VispcoError
 from vispco.selectors import make_selector
 
@@ -68,7 +69,7 @@ def test_forks_do_not_disturb_each_other(prefill):
 def test_masks_are_gathered_like_a_loop_would(prefill):
     mask = torch.rand(2, 1, 7, 7) > 0.5
     slots = torch.tensor([[0, 2, 6], [-1, 3, 5]])
-    ours = gather_mask(mask, slots, slots, torch.float32)
+    ours = gather_mask(mask, slots, slots, torch.float32, True)
     for sample in range(2):
         for i, row in enumerate(slots[sample].tolist()):
             for j, column in enumerate(slots[sample].tolist()):
@@ -77,14 +78,14 @@ def test_masks_are_gathered_like_a_loop_would(prefill):
                 elif row >= 0 or i == j:
                     assert ours[sample, 0, i, j] == (i == j), "fillers are seen by themselves and by nobody else"
     added = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
-    assert torch.equal(gather_mask(added, slots, slots, torch.float32) == 0, ours)
+    assert torch.equal(gather_mask(added, slots, slots, torch.float32, True) == 0, ours)
 
 
 def test_without_a_mask_order_is_enough_until_there_are_fillers():
     ordered = torch.tensor([[0, 2, 6]])
-    assert gather_mask(None, ordered, ordered, torch.float32) is None
+    assert gather_mask(None, ordered, ordered, torch.float32, False) is None
     filled = torch.tensor([[-1, 2, 6]])
-    mask = gather_mask(None, filled, filled, torch.float32)[0, 0]
+    mask = gather_mask(None, filled, filled, torch.float32, True)[0, 0]
     assert mask.tolist() == [[True, False, False], [False, True, False], [False, True, True]]
 
 

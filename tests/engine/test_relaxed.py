@@ -6,6 +6,7 @@ from builders import build_batch, build_tiny_llava
 
 from vispco.engine import Replay, observed_attention
 from vispco.engine.attention import policy_attention
+from vispco.engine.families import describe
 from vispco.engine.relaxed import NEGLIGIBLE
 from vispco.selectors import make_selector
 
@@ -16,7 +17,7 @@ PLANS = [(1.0, 0.5, 0.5, 0.2), (1.0, 0.9, 0.3, 0.05), (1.0, 1.0, 0.6, 0.6)]
 def replayed(tiny_llava, ragged_batch):
     """Replay and captured ragged batch, inside the observed attention."""
     replay = Replay(tiny_llava, make_selector("fastv"))
-    with observed_attention(tiny_llava):
+    with observed_attention(describe(tiny_llava)):
         yield replay, replay.capture(ragged_batch)
 
 
@@ -88,7 +89,7 @@ def test_gradient_equals_finite_differences(monkeypatch):
     model = build_tiny_llava(dtype=torch.float64)
     batch = build_batch([(2, 5)], [1], dtype=torch.float64)
     replay = Replay(model, make_selector("random"))
-    with observed_attention(model):
+    with observed_attention(describe(model)):
         captured = replay.capture(batch)
 
         def loss(ratios):

@@ -39,7 +39,7 @@ class ToySearch(LearnedSearch):
 
 @pytest.fixture
 def toy(monkeypatch):
-    monkeypatch.setattr(module, "observed_attention", lambda model: nullcontext())
+    monkeypatch.setattr(module, "observed_attention", lambda family: nullcontext())
     config = build_tiny_llava(layers=LAYERS).config
     cost = FlopCost(config, [(10, 100)])
 
@@ -47,7 +47,9 @@ def toy(monkeypatch):
         damages = [float(toy_damage(torch.tensor(schedule))) for schedule in schedules]
         return [Quality(np.full(4, damage), np.zeros(4)) for damage in damages]
 
-    evaluator = SimpleNamespace(evaluate=evaluate, replay=SimpleNamespace(layers=LAYERS), model=None, ledger=Ledger())
+    evaluator = SimpleNamespace(
+        evaluate=evaluate, replay=SimpleNamespace(layers=LAYERS, family=None), model=None, ledger=Ledger()
+    )
     return evaluator, cost
 
 
@@ -170,7 +172,7 @@ def test_the_ledger_is_charged_for_forward_and_backward(micro):
     """Two schedules that keep all: layer 0 once, the others twice for each schedule."""
     search = search_micro(micro, 0)
     micro.ledger.forwards = 0.0
-    with observed_attention(micro.model):
+    with observed_attention(micro.replay.family):
         search.relaxed_divergence(torch.ones(2, 8), temperature=0.05)
     assert micro.ledger.forwards == pytest.approx(4 * (1 + 2 * 2 * 7) / 8)
 
@@ -179,7 +181,7 @@ def test_straight_through_masks_run_every_token(micro):
     search = search_micro(micro, 0, straight_through=True)
     micro.ledger.forwards = 0.0
     keep = torch.tensor([[1.0, 1.0, *[0.3] * 6]], requires_grad=True)
-    with observed_attention(micro.model):
+    with observed_attention(micro.replay.family):
         divergence = search.relaxed_divergence(keep, temperature=0.05)
     divergence.sum().backward()
     assert micro.ledger.forwards == pytest.approx(4 * (1 + 2 * 7) / 8)
@@ -191,7 +193,7 @@ def test_gradients_point_to_keeping_more(micro):
     search = search_micro(micro, 0, batch=16)
     keep = (1.0, 1.0, *[0.3] * 3, *[0.1] * 3)
     parameters = search.kernel.encode(keep, (2, 5))[None].requires_grad_()
-    with observed_attention(micro.model):
+    with observed_attention(micro.replay.family):
         divergence = search.relaxed_divergence(search.kernel.ratios(parameters, 8, 5.0), temperature=0.05)
     divergence.sum().backward()
     assert parameters.grad[0, 2:].sum() < 0, "larger keep factors must lower the divergence"

@@ -7,6 +7,7 @@ from pathlib import Path
 from vispco.config import PruningConfig
 from vispco.errors import BudgetError, RunError
 from vispco.runs import RunFolder
+from vispco.selectors import make_selector
 
 
 def best_within(configs: Sequence[PruningConfig], budget: float) -> PruningConfig:
@@ -47,7 +48,18 @@ def export(arguments: Sequence[str]) -> None:
     parser.add_argument("run", type=Path, help="folder of a finished search")
     parser.add_argument("--budget", type=float, required=True, help="allowed fraction of the unpruned prefill FLOPs")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument(
+        "--project-to-input",
+        metavar="SELECTOR",
+        help="reduce the schedule to one ratio before the first layer, where SELECTOR chooses",
+    )
     options = parser.parse_args(arguments)
     config = best_within(read_configs(RunFolder(options.run)), options.budget)
+    if options.project_to_input is not None:
+        projection = config.project_to_input(selector=options.project_to_input)
+        make_selector(projection.config.selector, projection.config.selector_params)
+        projection.config.save(options.output)
+        print(f"{options.output}: keep {projection.ratio:g} before the first layer, not measured. {projection.loses}")
+        return
     config.save(options.output)
     print(f"{options.output}: {config.costs['flops']:.3f} of the unpruned prefill, keep {list(config.keep)}")

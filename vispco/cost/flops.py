@@ -76,6 +76,11 @@ class DecoderShape:
         return self.projections(tokens) + self.attention(tokens) + self.mlp_cost(tokens)
 
     @property
+    def kv_numbers(self) -> int:
+        """Numbers that one layer's cache holds per token: a key and a value."""
+        return 2 * self.kv_heads * self.head_dim
+
+    @property
     def lm_head(self) -> float:
         """Logits of one position."""
         return 2.0 * self.hidden * self.vocabulary

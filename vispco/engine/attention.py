@@ -5,10 +5,12 @@ so outputs are bit-equal to it. The prefill they report to travels as a keyword 
 attention: no global state.
 """
 
+import copy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +19,20 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from vispco.engine.families import Family
+from vispco.engine.families.base import ANY_BACKEND
 from vispco.errors import ModelError
 
 ARGUMENT = "vispco_prefill"
 """Keyword under which the prefill travels."""
 
-BACKENDS = ("sdpa", "eager")
-"""Attention implementations that can be pruned."""
+PREFIX = "vispco_"
+"""What the name of an observed backend begins with."""
 
 
-class Observer(Protocol):
-    """What an attention function reports to."""
-
-    def observe(self, query: Tensor, key: Tensor, scaling: float) -> None:
-        """Look at a layer's queries and keys."""
+def is_flash(backend: str) -> bool:
+    """Whether a backend, observed or not, is one of the flash kernels."""
+    return "flash" in backend
 
 
 def policy_attention(
@@ -52,7 +54,14 @@ def policy_attention(
     Returns
     -------
     Tensor, shape (batch, tokens, heads, head_dim); zeros in rows that see no key.
+
+    Raises
+    ------
+    ModelError
+        In float16, where the kept mass of a row underflows.
     """
+    if value.dtype == torch.float16:
+        raise ModelError("weighted attention in float16 underflows to NaN; load the model in bfloat16 or float32")
     width = query.shape[-1]
     pad = -(width + 1) % 8 + 1
     weight = policy[:, None, :, None].to(value.dtype)
@@ -70,10 +79,30 @@ def policy_attention(
     return torch.where(seen, out[..., :width] / torch.where(seen, mass, 1.0), 0.0).transpose(1, 2)
 
 
-def _stock(backend: str, module: nn.Module) -> Any:
+def _stock(backend: str, module: nn.Module) -> tuple[Any, nn.Module]:
+    """The stock function of a backend, and the attention module as it has to see it."""
     if backend == "eager":
-        return sys.modules[type(module).__module__].eager_attention_forward
-    return ALL_ATTENTION_FUNCTIONS[backend]
+        return sys.modules[type(module).__module__].eager_attention_forward, module
+    if is_flash(backend):  # picks its kernel by the name in the module's configuration
+        module = copy.copy(module)
+        module.config = SimpleNamespace(_attn_implementation=backend)  # type: ignore[assignment]
+    return ALL_ATTENTION_FUNCTIONS[backend], module
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _report(
+    prefill: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]
+) -> Tensor | None:
+    """Show a layer's queries and keys to its prefill; the output if the prefill weights keys, else None."""
+    scaling, softcap = options["scaling"], options.get("softcap")
+    prefill.observe(query, key, mask, scaling, softcap)
+    if prefill.policy is None:
+        return None
+    if softcap is not None:
+        raise ModelError("weighted attention knows no bound of attention logits; search on a model without softcap")
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    return policy_attention(query, key, value, mask, prefill.policy.to(query.device), scaling)
 
 
 def _register(backend: str) -> None:
@@ -82,42 +111,66 @@ def _register(backend: str) -> None:
     ) -> tuple[Tensor, Tensor | None]:
         prefill = kwargs.pop(ARGUMENT, None)
         if prefill is not None:
-            prefill.observe(query, key, kwargs["scaling"])
-            policy = getattr(prefill, "policy", None)
-            if policy is not None:
-                groups = query.shape[1] // key.shape[1]
-                key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-                return policy_attention(query, key, value, attention_mask, policy, kwargs["scaling"]), None
-        output: tuple[Tensor, Tensor | None] = _stock(backend, module)(
-            module, query, key, value, attention_mask, **kwargs
-        )
+            weighted = _report(prefill, query, key, value, attention_mask, kwargs)
+            if weighted is not None:
+                return weighted, None
+        function, module = _stock(backend, module)
+        output: tuple[Tensor, Tensor | None] = function(module, query, key, value, attention_mask, **kwargs)
         return output
 
-    AttentionInterface.register(f"vispco_{backend}", forward)
-    AttentionMaskInterface.register(f"vispco_{backend}", ALL_MASK_ATTENTION_FUNCTIONS[backend])
+    AttentionInterface.register(PREFIX + backend, forward)
+    AttentionMaskInterface.register(PREFIX + backend, ALL_MASK_ATTENTION_FUNCTIONS[backend])
 
 
-for _backend in BACKENDS:
-    _register(_backend)
+for _backend in ANY_BACKEND:
+    if _backend in ALL_MASK_ATTENTION_FUNCTIONS:  # releases differ in the flash kernels they know
+        _register(_backend)
+
+
+class _Observed(str):
+    """Name of an observed backend; a copy of the model, and of its configuration, gets the stock one."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> str:
+        return self.removeprefix(PREFIX)
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (self.removeprefix(PREFIX),)
+
+
+REASONS = {
+    "flex_attention": "its block masks cannot be gathered",
+    **dict.fromkeys(
+        (name for name in ANY_BACKEND if is_flash(name)),
+        "it cannot express masks over pairs of tokens, which this model needs for images or sliding windows",
+    ),
+}
+"""Why a backend is refused, where a reason is known."""
 
 
 @contextmanager
-def observed_attention(model: Any) -> Iterator[None]:
+def observed_attention(family: Family) -> Iterator[None]:
     """Switch the language model to the observed form of its attention backend, and back at the end.
 
     Raises
     ------
     ModelError
-        If the backend is not one of :data:`BACKENDS`, or is already observed.
+        If the family cannot be pruned under the backend, or the model is already observed.
     """
-    text = model.config.get_text_config()
-    stock = text._attn_implementation
-    if stock.startswith("vispco_"):
+    text: Any = family.decoder.config
+    stock: str = text._attn_implementation
+    if stock.startswith(PREFIX):
         raise ModelError("this model is already being pruned; leave the inner `with` block first")
-    if stock not in BACKENDS:
-        raise ModelError(f"attention backend {stock!r} cannot be pruned yet; load the model with one of {BACKENDS}")
-    text._attn_implementation = f"vispco_{stock}"
+    if stock not in family.backends or PREFIX + stock not in ALL_ATTENTION_FUNCTIONS:
+        reason = f": {REASONS[stock]}" if stock in REASONS else ""
+        raise ModelError(
+            f"attention backend {stock!r} cannot be pruned{reason}; load the model with one of "
+            f"{', '.join(family.backends)}"
+        )
+    text._attn_implementation = _Observed(PREFIX + stock)
     try:
         yield
     finally:
         text._attn_implementation = stock
+
+
+__all__ = ["ARGUMENT", "is_flash", "observed_attention", "policy_attention"]

@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from vispco.config import ModelCard
 from vispco.embedded import locate
-from vispco.engine.families import REGISTRY, describe
+from vispco.engine.compat import stable_name
+from vispco.engine.families import check_supported, describe
 from vispco.errors import ModelError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -46,15 +47,24 @@ def load_checkpoint(path: str, dtype: str = "float32", attention: str = "sdpa") 
         kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{path}: config.json cannot be used ({_first_line(error)}); save it again") from None
-    if kind not in REGISTRY:
-        raise ModelError(f"{path}: model type {kind!r} is not supported; supported types: {', '.join(REGISTRY)}")
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=DTYPES[dtype], attn_implementation=attention, local_files_only=True
+        check_supported(kind)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    try:
+        opened: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=DTYPES[dtype], attn_implementation=attention, local_files_only=True, output_loading_info=True
         )
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers, tokenizers and safetensors raise too many kinds to list
         raise ModelError(f"{path}: cannot be opened ({_first_line(error)}); save the checkpoint again") from None
+    model, loading = opened
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{path}: {len(missing)} weights are not in the checkpoint and would be random (the first is {missing[0]}); "
+            "save the whole model"
+        )
     describe(model)
     processor.tokenizer.padding_side = "left"
     return model.eval().requires_grad_(False), processor
@@ -76,7 +86,7 @@ def fingerprint(model: Any) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().flatten()
         step = max(1, len(flat) // 64)
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(f"{stable_name(name)}{tuple(tensor.shape)}".encode())
         digest.update(flat[::step][:64].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 

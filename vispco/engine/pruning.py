@@ -1,5 +1,6 @@
 """``prune``: a stock model that drops visual tokens inside a ``with`` block."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -9,13 +10,69 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from vispco.config import PruningConfig
-from vispco.engine.attention import ARGUMENT, observed_attention
+from vispco.cost import DecoderShape
+from vispco.engine.attention import ARGUMENT, is_flash, observed_attention
 from vispco.engine.cache import LogicalLayer, take_over
+from vispco.engine.compat import check_release
 from vispco.engine.families import Family, describe
-from vispco.engine.prefill import Prefill, gather_mask, sample_keys
+from vispco.engine.gathering import gather_mask, gather_padding
+from vispco.engine.hooks import Hook, refuse_chunked_prefill
+from vispco.engine.prefill import Prefill, sample_keys
+from vispco.engine.prompt import IGNORED, Prompt, prompt_end, take_deepstack
 from vispco.errors import ConfigError, ModelError
 from vispco.schedule import keep_counts
 from vispco.selectors import Selector, make_selector
+
+FORWARD = "vispco_forward"
+"""Keyword under which a forward's state travels from the decoder to its layers."""
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of a module."""
+
+
+class Forward:
+    """One prefill on its way through the decoder layers.
+
+    Parameters
+    ----------
+    start : Prefill
+    counts : Tensor, shape (layers, batch)
+        Visual tokens to keep.
+    labels : Tensor, shape (batch, sequence), or None
+        Our own copy: targets that follow dropped tokens are struck out of it.
+    chosen : list of Tensor, one per layer, shape (batch, visual), bool, or None
+        Which tokens to keep, if that was decided before: they are gathered even where none is dropped.
+    """
+
+    def __init__(self, start: Prefill, counts: Tensor, labels: Tensor | None, chosen: list[Tensor] | None):
+        self.counts, self.labels, self.chosen = counts, labels, chosen
+        self.states = [start]
+        """State before the first layer, then that of every layer."""
+
+    def enter(self, layer: int, hidden: Tensor) -> tuple[Prefill, Tensor]:
+        """State and input of ``layer``; the same ones if gradient checkpointing runs the layer again."""
+        before = self.states[layer]
+        if layer + 1 < len(self.states):
+            state = self.states[layer + 1]
+            return state, state.enter_again(layer, before, hidden)
+        chosen = self.chosen[layer] if self.chosen else None
+        state, hidden = before.enter(layer, self.counts[layer], hidden, chosen)
+        state.watch = not self.chosen and bool((self.counts[layer + 1 : layer + 2] < self.counts[layer]).any())
+        self.states.append(state)
+        return state, hidden
+
+    def strike_lost_targets(self) -> None:
+        """Leave targets that are predicted from dropped tokens out of the loss: those rows have no logits."""
+        last = self.states[-1]
+        if self.labels is None or last.slots is None:
+            return
+        targets = self.labels[:, 1:]
+        lost = ~last.running()[:, :-1].to(targets.device) & (targets != IGNORED)
+        if bool(lost.any()):
+            warnings.warn(
+                f"{int(lost.sum())} targets follow dropped tokens or padding; the loss leaves them out", stacklevel=2
+            )
+            targets[lost] = IGNORED
 
 
 class Pruned:
@@ -27,14 +84,23 @@ class Pruned:
         Visual tokens that entered each layer.
     kept : list of Tensor, one per layer, shape (batch, visual), bool
         Which of them, in the sample's original order.
+    kv_bytes : int
+        Bytes of keys and values that the cache holds after the prefill, fillers of ragged batches included; 0 without
+        a cache.
     """
 
     kept_counts: Tensor
     kept: list[Tensor]
+    kv_bytes: int
 
-    def __init__(self, family: Family, config: PruningConfig, selector: Selector):
-        self._family, self._config, self._selector = family, config, selector
-        self._prompt: tuple[Tensor | None, Tensor | None] = (None, None)
+    def __init__(self, family: Family, config: PruningConfig, selector: Selector, given: list[Tensor] | None = None):
+        self._family, self._config, self._selector, self._given = family, config, selector, given
+        text: Any = family.decoder.config
+        self._flash = is_flash(text._attn_implementation)
+        self._labels: Tensor | None = None
+        self._prompt = Prompt()
+        self._uncached: tuple[Tensor, Tensor] | None = None
+        self._stored: list[LogicalLayer] = []
 
     # Each method below is a hook; `install` lists them in the order in which they run.
 
@@ -42,112 +108,139 @@ class Pruned:
         """Hook the model until ``stack`` closes."""
         family = self._family
         hooks = [
-            family.base.register_forward_pre_hook(self._remember_prompt, with_kwargs=True),
-            family.decoder.register_forward_pre_hook(self._open, with_kwargs=True),
+            family.model.register_forward_pre_hook(Hook(self._remember_labels), with_kwargs=True),
+            family.base.register_forward_pre_hook(Hook(self._remember_prompt), with_kwargs=True),
+            family.decoder.register_forward_pre_hook(Hook(self._open), with_kwargs=True),
             *(
-                layer.register_forward_pre_hook(_LayerHook(self, index), with_kwargs=True)
+                layer.register_forward_pre_hook(Hook(self._enter, index), with_kwargs=True)
                 for index, layer in enumerate(family.layers)
             ),
-            family.layers[-1].register_forward_hook(self._close, with_kwargs=True),
+            family.decoder.register_forward_hook(Hook(self._close), with_kwargs=True),
         ]
         for hook in hooks:
             stack.callback(hook.remove)
 
-    def _remember_prompt(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._prompt = (kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask"))
+    def _remember_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        labels = kwargs.get("labels")
+        self._labels = None if labels is None else labels.clone()
+        return None if labels is None else (args, {**kwargs, "labels": self._labels})
 
-    def _open(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def _remember_prompt(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._prompt = Prompt.of(args, kwargs)
+
+    def _open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """Start following a prefill; a decoding step has no visual tokens and needs nothing here."""
-        (input_ids, real), self._prompt = self._prompt, (None, None)
+        prompt, labels = self._prompt, self._labels
+        self._prompt, self._labels = Prompt(), None
         cache = kwargs.get("past_key_values")
-        past = cache.get_seq_length() if cache is not None else 0
-        if input_ids is None:
-            if past:
-                return None
-            raise ModelError("a prefill without input_ids has no visual tokens to find; pass input_ids")
-        visual = self._family.visual_mask(input_ids)
-        if past:
-            # One token alone is what the model generated, even if that is the placeholder.
-            if input_ids.shape[1] > 1 and bool(visual.any()):
+        if cache is not None and cache.get_seq_length():
+            # Placeholders alone do not tell: a model may generate them, and they are text then.
+            if prompt.visual_features:
                 raise ModelError("visual tokens after the first prefill are not supported; start with a new cache")
             return None
-        if real is None:
-            real = torch.ones_like(visual)
-        elif real.dim() != 2:
-            raise ModelError(f"attention_mask has {real.dim()} dimensions; pass the tokenizer's mask (batch, sequence)")
-        real = real.bool()
-        places = torch.arange(real.shape[1], device=real.device)
-        last = torch.where(real, places, 0).amax(dim=1)
-        prefill = Prefill(visual & real, real, last, self._selector, sample_keys(input_ids, real))
         text: Any = module.config
-        if cache is None and kwargs.get("use_cache", text.use_cache):
+        use_cache = kwargs.get("use_cache")
+        if cache is None and not module.training and (text.use_cache if use_cache is None else use_cache):
             cache = kwargs["past_key_values"] = DynamicCache(config=text)
-        if cache is not None:
-            take_over(cache, len(self._family.layers))
-        self.kept_counts = keep_counts(self._config.keep, prefill.alive.sum(dim=1))
-        self.kept = []
-        return args, {**kwargs, ARGUMENT: prefill}
+        self._stored = [] if cache is None else take_over(cache, len(self._family.layers))
+        visual, real = prompt.tokens(self._family)
+        kwargs, added = take_deepstack(kwargs)
+        assert prompt.input_ids is not None
+        chosen = self._given
+        if self._uncached and _one_token_more(prompt.input_ids, self._uncached[0]):
+            # Decoding without a cache repeats the prefill at every step; what it keeps was decided at the first.
+            visual, chosen = nn.functional.pad(self._uncached[1], (0, 1)), self.kept
+        self._uncached = (prompt.input_ids, visual) if cache is None else None
+        start = Prefill(
+            visual,
+            real,
+            prompt_end(real, visual, labels),
+            self._selector,
+            sample_keys(prompt.input_ids, real),
+            added,
+        )
+        counts = keep_counts(self._config.keep, start.counts, start.floor)
+        return args, {**kwargs, FORWARD: Forward(start, counts, labels, chosen)}
+
+    def _enter(self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        """Before a layer: drop tokens in a prefill, take the mask apart in a decoding step."""
+        kwargs = dict(kwargs)
+        forward: Forward | None = kwargs.pop(FORWARD, None)
+        cache = kwargs.get("past_key_values")
+        stored = cache.layers[layer] if cache is not None else None
+        if forward is None:
+            return args, self._meet_cache(stored, args[0], kwargs) if isinstance(stored, LogicalLayer) else kwargs
+        state, hidden = forward.enter(layer, args[0])
+        if isinstance(stored, LogicalLayer):
+            stored.expect(state.slots, state.fillers, state.real.shape[1])
+        kwargs = state.layer_arguments(kwargs, hidden, flash=self._flash)
+        return (hidden, *args[1:]), {**kwargs, ARGUMENT: state}
+
+    def _meet_cache(self, stored: LogicalLayer, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of a layer whose new tokens meet the kept keys of a cache."""
+        tokens = hidden.shape[1]
+        slots, mask = stored.visible_slots(tokens), kwargs.get("attention_mask")
+        if slots is None:
+            return kwargs
+        if self._flash:
+            return {**kwargs, "attention_mask": gather_padding(mask, slots, stored.fillers)}
+        rows = torch.arange(tokens, device=slots.device).expand(len(slots), -1)
+        offset = 0
+        if mask is None:
+            rows = rows + stored.length
+        else:
+            offset = stored.length + tokens - mask.shape[-1]
+        return {**kwargs, "attention_mask": gather_mask(mask, rows, slots, hidden.dtype, stored.fillers, offset)}
 
     def _close(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Put the survivors back to their places, so that labels and callers' shapes stay valid."""
-        prefill = kwargs.get(ARGUMENT)
-        if prefill is None:
-            return None
+        forward: Forward | None = kwargs.get(FORWARD)
+        if forward is None:
+            return output
+        forward.strike_lost_targets()
+        self.kept_counts, self.kept = forward.counts, [state.alive for state in forward.states[1:]]
+        hidden = forward.states[-1].scatter_back(output[0])
+        self.kv_bytes = self._count_kv_bytes(forward, hidden.element_size())
         if isinstance(output, tuple):
-            return (prefill.scatter_back(output[0]), *output[1:])
-        return prefill.scatter_back(output)
+            return (hidden, *output[1:])
+        output["last_hidden_state"] = hidden
+        if output.get("hidden_states") is not None:
+            output["hidden_states"] = (*output["hidden_states"][:-1], hidden)
+        return output
+
+    def _count_kv_bytes(self, forward: Forward, bytes_per_number: int) -> int:
+        shape = DecoderShape.of(self._family.decoder.config)
+        text, counts = forward.states[0].text, forward.counts
+        held = [
+            width if layer.window is None else min(width, layer.window - 1)
+            for width, layer in zip((text + counts).amax(dim=1).tolist(), self._stored, strict=False)
+        ]
+        return int(bytes_per_number * len(text) * sum(held) * shape.kv_numbers)
 
 
-class _LayerHook:
-    """Before layer ``index``: drop tokens in a prefill, take the mask apart in a decoding step."""
-
-    def __init__(self, pruned: Pruned, index: int):
-        self.pruned, self.index = pruned, index
-
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        prefill: Prefill | None = kwargs.get(ARGUMENT)
-        cache = kwargs.get("past_key_values")
-        layer = cache.layers[self.index] if cache is not None else None
-        hidden = args[0]
-        if prefill is None:
-            return self._decode(layer, hidden, args, kwargs)
-        counts = self.pruned.kept_counts[self.index : self.index + 2]
-        hidden = prefill.cut(counts[0], hidden)
-        prefill.watch = bool((counts[-1] < counts[0]).any())
-        self.pruned.kept.append(prefill.alive)
-        if isinstance(layer, LogicalLayer):
-            layer.prefill(prefill.slots, prefill.real.shape[1])
-        return (hidden, *args[1:]), prefill.layer_arguments(kwargs, hidden.dtype)
-
-    def _decode(
-        self, layer: Any, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if not isinstance(layer, LogicalLayer):
-            return None
-        layer.grow(hidden.shape[1])
-        if layer.slots is None:
-            return None
-        mask, queries = kwargs.get("attention_mask"), hidden.shape[1]
-        new = layer.slots[:, -queries:]
-        rows = new if mask is None else new - (layer.length - queries)
-        return args, {**kwargs, "attention_mask": gather_mask(mask, rows, layer.slots, hidden.dtype)}
+def _one_token_more(ids: Tensor, before: Tensor) -> bool:
+    return ids.shape == (before.shape[0], before.shape[1] + 1) and torch.equal(ids[:, :-1], before)
 
 
 @contextmanager
 def prune(model: Any, config: PruningConfig) -> Iterator[Pruned]:
     """Prune the visual tokens of a stock Hugging Face model inside a ``with`` block.
 
-    ``model.generate`` and ``model(...)`` work as ever; the block leaves no trace. Use a cache only inside the block
-    that filled it.
+    ``model.generate`` and ``model(...)`` work as ever, for batches with padding on either side, and for models wrapped
+    by PEFT or spread by accelerate. The block leaves no trace, and a copy of the model made inside it is a stock model.
+
+    What is different from the unpruned model:
+
+    * A cache that the block filled goes on working for more turns of text inside the block, not after it. Images come
+      with the first turn.
+    * With ``labels``, tokens are scored by the last token before the first target, and targets right after dropped
+      tokens are left out of the loss, with a warning.
+    * Of ``output_hidden_states`` only the last entry has the full length, with zeros for dropped tokens.
 
     Parameters
     ----------
     model : PreTrainedModel
-        A supported vision-language model.
+        A supported vision-language model; see ``vispco models``.
     config : PruningConfig
         For this model: same type and number of layers.
 
@@ -163,20 +256,36 @@ def prune(model: Any, config: PruningConfig) -> Iterator[Pruned]:
     ConfigError
         If the configuration is for another model, or its selector cannot follow its schedule.
     """
+    check_release()
+    with pruned_model(model, config) as pruned:
+        yield pruned
+
+
+@contextmanager
+def pruned_model(model: Any, config: PruningConfig, given: list[Tensor] | None = None) -> Iterator[Pruned]:
+    """:func:`prune` without a look at the release of transformers, and with given choices for tests.
+
+    Parameters
+    ----------
+    given : list of Tensor, one per layer, shape (batch, visual), bool, or None
+        Tokens to keep in place of the selector's choice, as many as the schedule says.
+    """
     family = describe(model)
     selector = make_selector(config.selector, config.selector_params)
-    if (config.model.type, config.model.layers) != (model.config.model_type, len(family.layers)):
+    kind = family.model.config.model_type
+    if (config.model.type, config.model.layers) != (kind, len(family.layers)):
         raise ConfigError(
             f"the configuration is for {config.model.type} with {config.model.layers} decoder layers, the model is "
-            f"{model.config.model_type} with {len(family.layers)}; export one for this model"
+            f"{kind} with {len(family.layers)}; export one for this model"
         )
     if config.keep[0] < 1.0 and "last_row" in selector.needs:
         raise ConfigError(
             f"keep[0] = {config.keep[0]} drops tokens before layer 0, where {config.selector} has no attention to "
             "score with; set keep[0] to 1"
         )
-    pruned = Pruned(family, config, selector)
     with ExitStack() as stack:
-        stack.enter_context(observed_attention(model))
+        stack.enter_context(observed_attention(family))
+        stack.enter_context(refuse_chunked_prefill(family.model))
+        pruned = Pruned(family, config, selector, given)
         pruned.install(stack)
         yield pruned

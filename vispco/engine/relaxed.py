@@ -10,10 +10,13 @@ that would not happen must not act. With ``hard=True`` the forward pass uses the
 then equals physical dropping) and the backward pass the soft ones (straight-through).
 """
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
-from vispco.engine.prefill import Prefill, gather_slots
+from vispco.engine.gathering import gather_slots
+from vispco.engine.prefill import Prefill
 from vispco.schedule import keep_counts
 
 NEGLIGIBLE = 0.02
@@ -35,25 +38,37 @@ class RelaxedPrefill(Prefill):
 
     def __init__(self, start: Prefill, *, temperature: float, hard: bool = False):
         assert start.slots is None
-        vars(self).update(vars(start))
+        vars(self).update(vars(start.fork()))
         self.temperature, self.hard = temperature, hard
         self.totals = self.alive.sum(dim=1).float()
         self._original = self.alive
         self.weight = self.alive.float()
         """Weight of every visual token, shape (batch, visual)."""
         self.soft_count = self.totals.clone()
-        self.policy: Tensor | None = None
-        """Weight of every token that runs, shape (batch, tokens); None while all count in full."""
 
-    def weigh(self, ratio: Tensor, hidden: Tensor) -> Tensor:
-        """Apply a layer's keep ratio, shape (batch,), at the layer's input.
+    def weigh(self, layer: int, ratio: Tensor, hidden: Tensor) -> tuple[Self, Tensor]:
+        """Go from the layer before to ``layer`` and apply its keep ratio.
+
+        Parameters
+        ----------
+        layer : int
+        ratio : Tensor, shape (batch,)
+        hidden : Tensor, shape (batch, tokens, width)
+            Output of the layer before.
 
         Returns
         -------
+        RelaxedPrefill
+            The state of ``layer``.
         Tensor, shape (batch, tokens left, width)
-            ``hidden`` without the tokens whose weight is negligible for good; all of it with hard weights, because
+            Its input, without the tokens whose weight is negligible for good; all of them with hard weights, because
             the straight-through gradient needs dropped tokens to run along.
         """
+        hidden = self.complete(layer - 1, hidden)
+        state = self.fork()
+        return state, state._apply(ratio, hidden)
+
+    def _apply(self, ratio: Tensor, hidden: Tensor) -> Tensor:
         count = ratio * self.totals
         # A token's rank is the weight of all better ones: the plain rank where weights are 0 and 1.
         order = self.ranks().argsort(dim=1)
@@ -65,12 +80,13 @@ class RelaxedPrefill(Prefill):
         share = (self.soft_count - count).clamp(0.0, 1.0)[:, None]
         weight = torch.minimum(self.weight, share * soft + (1 - share) * self.weight)
         if self.hard:
-            whole = keep_counts_of(ratio, self.totals)[:, None]
-            kept = (self.ranks() < whole) & self.alive
+            whole = keep_counts_of(ratio, self.totals, self.floor).to(weight.device)
+            kept = (self.ranks() < whole[:, None]) & self.alive
             weight = kept.to(weight.dtype) + weight - weight.detach()
             self.alive = kept
         elif bool((weight < NEGLIGIBLE).logical_and(self.alive).any()):
-            hidden = self._drop(self.alive & (weight.detach() >= NEGLIGIBLE), hidden)
+            kept = self.alive & (weight.detach() >= NEGLIGIBLE)
+            hidden = self.drop(kept, kept.sum(dim=1).cpu(), hidden)
         self.weight, self.soft_count = weight * self._original, count
         sequence = torch.ones_like(self.visual, dtype=weight.dtype)
         policy = sequence.scatter(1, self.visual_slots, torch.where(self._original, weight, 1.0))
@@ -80,10 +96,10 @@ class RelaxedPrefill(Prefill):
     def _reweigh(self, heads: Tensor) -> Tensor:
         if self.policy is None:
             return heads
-        weighted = heads * self.policy.detach()[:, None, None]
+        weighted = heads * self.policy.detach().to(heads.device)[:, None, None]
         return weighted / weighted.sum(dim=-1, keepdim=True)
 
 
-def keep_counts_of(ratio: Tensor, totals: Tensor) -> Tensor:
+def keep_counts_of(ratio: Tensor, totals: Tensor, floor: Tensor) -> Tensor:
     """Integer counts of one ratio per sample; shape (batch,)."""
-    return keep_counts(ratio.detach(), totals.to(torch.int64)).diagonal()
+    return keep_counts(ratio.detach(), totals.to(torch.int64), floor).diagonal()

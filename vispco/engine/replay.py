@@ -1,35 +1,43 @@
 """Running a decoder layer by layer from inputs that were captured once.
 
 A search evaluates many schedules on the same samples. Vision tower, projector, embeddings, masks and rotary tables do
-not depend on the schedule, so one stock forward captures what enters the first decoder layer, and everything after it
-is replayed: with tokens dropped (:meth:`Replay.run`, which can be forked where schedules part) or weighted
+not depend on the schedule, so one stock forward captures what enters the decoder layers, and everything after it is
+replayed: with tokens dropped (:meth:`Replay.run`, which can be forked where schedules part) or weighted
 (:meth:`Replay.relaxed`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from vispco.engine.attention import ARGUMENT, observed_attention
+from vispco.engine.attention import ARGUMENT, is_flash, observed_attention
 from vispco.engine.families import describe
-from vispco.engine.prefill import Prefill, sample_keys
+from vispco.engine.gathering import gather_slots
+from vispco.engine.prefill import Prefill, last_real, sample_keys
+from vispco.engine.prompt import take_deepstack
 from vispco.engine.relaxed import RelaxedPrefill
+from vispco.errors import ModelError
 from vispco.schedule import keep_counts
 from vispco.selectors import Selector
 
 
 @dataclass(frozen=True)
 class Captured:
-    """What enters the first decoder layer for one batch.
+    """What enters the decoder layers for one batch.
 
     Attributes
     ----------
     hidden : Tensor, shape (batch, sequence, width)
-    arguments : dict
-        Keyword arguments of a decoder layer: mask, rotary tables, positions.
+        Input of the first layer.
+    arguments : tuple of dict, one per layer
+        Keyword arguments: mask, rotary tables, positions. Layers share tensors.
+    added : tuple of Tensor, shape (batch, sequence, width)
+        What is added to the output of the first layers (DeepStack).
     visual, real : Tensor, shape (batch, sequence), bool
     query : Tensor, shape (batch,)
         Slot of the last prompt token.
@@ -37,7 +45,8 @@ class Captured:
     """
 
     hidden: Tensor
-    arguments: dict[str, Any]
+    arguments: tuple[dict[str, Any], ...]
+    added: tuple[Tensor, ...]
     visual: Tensor
     real: Tensor
     query: Tensor
@@ -50,24 +59,61 @@ class Captured:
 
     def select(self, index: Tensor) -> "Captured":
         """The batch made of samples ``index`` (which may repeat)."""
+        picked: dict[int, Tensor] = {}
 
-        def pick(value: Tensor | None) -> Tensor | None:
-            return value if value is None or value.shape[0] == 1 else value[index]
+        def pick(value: Any, trailing: int) -> Any:
+            """Samples of a tensor whose batch dimension has ``trailing`` dimensions after it; one for one."""
+            if not isinstance(value, Tensor) or value.shape[-trailing - 1] == 1:
+                return value  # broadcast
+            if id(value) not in picked:
+                picked[id(value)] = value.index_select(value.dim() - trailing - 1, index.to(value.device))
+            return picked[id(value)]
 
-        cos, sin = self.arguments["position_embeddings"]
-        arguments = {
-            **self.arguments,
-            "position_embeddings": (pick(cos), pick(sin)),
-            "position_ids": pick(self.arguments.get("position_ids")),
-            "attention_mask": pick(self.arguments.get("attention_mask")),
-        }
+        arguments = tuple(
+            {
+                **layer,
+                "position_embeddings": tuple(pick(table, 2) for table in layer["position_embeddings"]),
+                "position_ids": pick(layer.get("position_ids"), 1),
+                "attention_mask": pick(layer.get("attention_mask"), 3),
+            }
+            for layer in self.arguments
+        )
         return Captured(
-            self.hidden[index], arguments, self.visual[index], self.real[index], self.query[index], self.keys[index]
+            self.hidden[index],
+            arguments,
+            tuple(value[index] for value in self.added),
+            self.visual[index],
+            self.real[index],
+            self.query[index],
+            self.keys[index],
         )
 
 
+@contextmanager
+def _bypassed(layers: nn.ModuleList, visit: Callable[[int, Tensor, dict[str, Any]], None]) -> Iterator[None]:
+    """Hand each layer's input on as its output, after a visit."""
+
+    def forward(index: int) -> Callable[..., Tensor]:
+        def visited(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            visit(index, hidden, kwargs)
+            return hidden
+
+        return visited
+
+    own = [vars(layer).get("forward") for layer in layers]
+    for index, layer in enumerate(layers):
+        layer.forward = forward(index)
+    try:
+        yield
+    finally:
+        for layer, before in zip(layers, own, strict=True):
+            del layer.forward
+            if before is not None:
+                layer.forward = before
+
+
 class _Stop(Exception):
-    """Ends the capturing forward at the first decoder layer."""
+    """Ends the capturing forward at the last decoder layer."""
 
 
 class Replay:
@@ -91,7 +137,7 @@ class Replay:
 
     @torch.no_grad()
     def capture(self, inputs: dict[str, Tensor], query: Tensor | None = None) -> Captured:
-        """Run the model up to its first decoder layer.
+        """Run the model without its decoder layers.
 
         Parameters
         ----------
@@ -100,52 +146,57 @@ class Replay:
         query : Tensor, shape (batch,), or None
             Slot of the last prompt token; the last real token if None.
         """
-        found: dict[str, Any] = {}
+        arguments: list[dict[str, Any]] = []
+        first: list[Tensor] = []
+        added: list[Tensor] = []
 
-        def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            found.update(kwargs, hidden=args[0])
-            raise _Stop
+        def visit(index: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
+            first[:] = first or [hidden]
+            arguments.append({**kwargs, "use_cache": False})
+            if len(arguments) == self.layers:
+                raise _Stop
 
-        hook = self.family.layers[0].register_forward_pre_hook(stop, with_kwargs=True)
+        def take(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            kwargs, added[:] = take_deepstack(kwargs)
+            return args, kwargs
+
+        hook = self.family.decoder.register_forward_pre_hook(take, with_kwargs=True)
         try:
-            self.model(**inputs, use_cache=False)
+            with _bypassed(self.family.layers, visit):
+                self.model(**inputs, use_cache=False)
         except _Stop:
             pass
         finally:
             hook.remove()
-        hidden = found.pop("hidden")
         ids, real = inputs["input_ids"], inputs["attention_mask"].bool()
-        if query is None:
-            query = torch.where(real, torch.arange(real.shape[1], device=real.device), 0).amax(dim=1)
         visual = self.family.visual_mask(ids) & real
-        return Captured(hidden, {**found, "use_cache": False}, visual, real, query, sample_keys(ids, real))
+        end = last_real(real) if query is None else query
+        return Captured(first[0], tuple(arguments), tuple(added), visual, real, end, sample_keys(ids, real))
 
     def start(self, captured: Captured) -> Prefill:
         """The prefill of a captured batch, before its first layer."""
         c = captured
-        return Prefill(c.visual, c.real, c.query, self.selector, c.keys)
+        return Prefill(c.visual, c.real, c.query, self.selector, c.keys, c.added)
 
-    def layer(self, index: int, hidden: Tensor, prefill: Prefill, arguments: dict[str, Any]) -> Tensor:
+    def layer(self, index: int, hidden: Tensor, prefill: Prefill, captured: Captured) -> Tensor:
         """Run decoder layer ``index`` on the tokens of ``prefill``; shapes (batch, tokens, width)."""
-        given = {**prefill.layer_arguments(arguments, hidden.dtype), ARGUMENT: prefill}
+        flash = is_flash(self.family.decoder.config._attn_implementation)  # type: ignore[union-attr,arg-type]
+        given = {**prefill.layer_arguments(captured.arguments[index], hidden, flash=flash), ARGUMENT: prefill}
         output: Tensor | tuple[Tensor, ...] = self.family.layers[index](hidden, **given)
         return output[0] if isinstance(output, tuple) else output
 
     def logits(self, hidden: Tensor, prefill: Prefill, rows: Tensor) -> Tensor:
         """Logits at slots ``rows`` (batch, answers) of the last layer's output; shape (batch, answers, vocabulary)."""
-        places = prefill.place_of(rows)[..., None].expand(-1, -1, hidden.shape[-1])
-        picked = hidden.gather(1, places)
-        logits: Tensor = self.family.lm_head(self.family.norm(picked))
-        return logits
+        return self.family.logits(gather_slots(hidden, prefill.place_of(rows)))
 
     @torch.no_grad()
     def run(self, captured: Captured, keep: Sequence[float], rows: Tensor) -> Tensor:
         """Logits under one schedule with tokens dropped; see :meth:`logits` for ``rows`` and the shape."""
-        counts = keep_counts(keep, captured.visual_tokens)
         prefill, hidden = self.start(captured), captured.hidden
+        counts = keep_counts(keep, prefill.counts, prefill.floor)
         for index in range(self.layers):
-            hidden = prefill.cut(counts[index], hidden)
-            hidden = self.layer(index, hidden, prefill, captured.arguments)
+            prefill, hidden = prefill.enter(index, counts[index], hidden)
+            hidden = self.layer(index, hidden, prefill, captured)
         return self.logits(hidden, prefill, rows)
 
     def relaxed(
@@ -156,6 +207,7 @@ class Replay:
         *,
         temperature: float,
         hard: bool = False,
+        checkpointing: bool = False,
         visit: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Logits with tokens weighted by the soft rank, differentiable in ``ratios``.
@@ -170,26 +222,36 @@ class Replay:
             Width of the soft rank as a fraction of the visual tokens.
         hard : bool
             0/1 weights in the forward pass (straight-through).
+        checkpointing : bool
+            Store inputs of layers only, and run the layers again in the backward pass.
         visit : callable or None
             Called for every layer from 1 on with the visual tokens that run in it, shape (schedules * batch,).
 
         Returns
         -------
         Tensor, shape (schedules, batch, answers, vocabulary)
+
+        Raises
+        ------
+        ModelError
+            Where keys cannot be weighted: flash backends, float16, attention logits with a bound.
         """
+        if is_flash(self.family.decoder.config._attn_implementation):  # type: ignore[union-attr,arg-type]
+            raise ModelError("flash attention cannot weight keys; load the model with sdpa to search")
         c, number = captured, len(ratios)
         first = self.start(c)
         with torch.no_grad():
-            hidden = self.layer(0, c.hidden, first, c.arguments)
+            hidden = self.layer(0, c.hidden, first, c)
         every = torch.arange(len(hidden), device=hidden.device).repeat(number)
         hidden, many = hidden[every], c.select(every)
         prefill = RelaxedPrefill(first.select(every), temperature=temperature, hard=hard)
         each = ratios.repeat_interleave(len(c.hidden), dim=0)
         for index in range(1, self.layers):
-            hidden = prefill.weigh(each[:, index], hidden)
+            prefill, hidden = prefill.weigh(index, each[:, index], hidden)
             if visit:
                 visit(many.visual_tokens if hard else prefill.alive.sum(dim=1))
-            hidden = self.layer(index, hidden, prefill, many.arguments)
+            run = (index, hidden, prefill, many)
+            hidden = checkpoint(self.layer, *run, use_reentrant=False) if checkpointing else self.layer(*run)
         logits = self.logits(hidden, prefill, rows[every])
         return logits.view(number, -1, *logits.shape[1:])
 

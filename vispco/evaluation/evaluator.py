@@ -103,7 +103,7 @@ class Evaluator:
         self.model = model
         stops = model.generation_config.eos_token_id
         self._stops = torch.tensor([stops] if isinstance(stops, int) else list(stops or []), dtype=torch.int64)
-        with observed_attention(model):
+        with observed_attention(self.replay.family):
             starts = range(0, len(samples), batch_size)
             self.batches = [self._teach(processor, samples[start : start + batch_size]) for start in starts]
 
@@ -151,14 +151,15 @@ class Evaluator:
         kl: list[list[Tensor]] = [[] for _ in schedules]
         score: list[list[Tensor]] = [[] for _ in schedules]
         left = len(self.samples) if limit is None else min(limit, len(self.samples))
-        with observed_attention(self.model), torch.no_grad():
+        with observed_attention(self.replay.family), torch.no_grad():
             for batch in self.batches:
                 if left <= 0:
                     break
                 part = batch if len(batch.rows) <= left else batch.select(torch.arange(left))
                 left -= len(part.rows)
-                counts = [keep_counts(schedule, part.captured.visual_tokens) for schedule in schedules]
-                for index, logits in self._walk(part, counts):
+                start = self.replay.start(part.captured)
+                counts = [keep_counts(schedule, start.counts, start.floor) for schedule in schedules]
+                for index, logits in self._walk(part, start, counts):
                     kl[index].append(part.divergence(logits).double())
                     score[index].append(self._right(part, logits).double())
                 if advance:
@@ -173,7 +174,7 @@ class Evaluator:
         self.ledger.add_forwards(len(samples))
         return TeacherBatch(captured, batch.rows, batch.targets, full.float().log_softmax(dim=-1), text)
 
-    def _walk(self, batch: TeacherBatch, counts: list[Tensor]) -> list[tuple[int, Tensor]]:
+    def _walk(self, batch: TeacherBatch, start: Any, counts: list[Tensor]) -> list[tuple[int, Tensor]]:
         """Logits of every schedule, depth first through the tree of common beginnings."""
         results: list[tuple[int, Tensor]] = []
         captured, layers = batch.captured, self.replay.layers
@@ -186,14 +187,15 @@ class Evaluator:
             branches: dict[tuple[int, ...], list[int]] = {}
             for index in members:
                 branches.setdefault(tuple(counts[index][layer].tolist()), []).append(index)
-            for kept, group in branches.items():
-                branch = prefill.fork()
-                after = branch.cut(torch.tensor(kept), hidden)
-                after = self.replay.layer(layer, after, branch, captured.arguments)
-                self.charge_layer(batch, torch.tensor(kept))
+            for key, group in branches.items():
+                kept = torch.tensor(key)
+                branch, after = prefill.enter(layer, kept, hidden)
+                branch.watch = any(bool((counts[index][layer + 1 : layer + 2] < kept).any()) for index in group)
+                after = self.replay.layer(layer, after, branch, captured)
+                self.charge_layer(batch, kept)
                 descend(layer + 1, after, branch, group)
 
-        descend(0, captured.hidden, self.replay.start(captured), list(range(len(counts))))
+        descend(0, captured.hidden, start, list(range(len(counts))))
         return results
 
     def charge_layer(self, batch: TeacherBatch, kept: Tensor, passes: int = 1) -> None:

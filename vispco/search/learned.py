@@ -190,7 +190,7 @@ class LearnedSearch:
         lagrangian = AugmentedLagrangian(len(owner), penalty=30.0, growth=1.5, tolerance=0.9, cap=1e3, damping=0.5)
         final = torch.tensor(self.budgets, dtype=torch.float64)
         merit = torch.zeros(len(owner), dtype=torch.float64)
-        with observed_attention(self.evaluator.model):
+        with observed_attention(self.evaluator.replay.family):
             for step in range(settings.steps):
                 done = step / max(1, settings.steps - 1)
                 target = final[owner]

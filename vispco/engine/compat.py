@@ -1,0 +1,48 @@
+"""What depends on the release of transformers, and whether this one is known."""
+
+import re
+import warnings
+from functools import cache
+
+import transformers
+
+NEWEST_TESTED = (5, 23)
+"""Newest minor release that the whole test suite ran on; `make test-matrix` runs the oldest and a middle one too."""
+
+
+def tokens_to_remove(argument: int, length: int) -> int:
+    """What a cache's ``crop(argument)`` asks to remove from the end of ``length`` tokens.
+
+    Releases before 5.16 pass the length that shall remain, later ones the negative number of tokens to remove.
+    """
+    return max(length - argument, 0) if argument > 0 else -argument
+
+
+def stable_name(parameter: str) -> str:
+    """A parameter's name that is the same in all releases: some nest the vision tower one module deeper."""
+    return re.sub(r"\bvision_tower\.vision_model\.", "vision_tower.", parameter)
+
+
+def is_newer() -> bool:
+    """Whether this release of transformers is newer than the tested ones."""
+    return tuple(int(part) for part in transformers.__version__.split(".")[:2]) > NEWEST_TESTED
+
+
+@cache
+def check_release() -> None:
+    """On a release newer than the tested ones, run the self-test once and warn.
+
+    Raises
+    ------
+    ModelError
+        If the self-test fails.
+    """
+    if is_newer():
+        from vispco.engine.selftest import self_test  # it prunes, and pruning comes here first
+
+        self_test()
+        warnings.warn(
+            f"transformers {transformers.__version__} is newer than {NEWEST_TESTED[0]}.{NEWEST_TESTED[1]}, the newest "
+            "tested here; the self-test passed, but not every family is in it",
+            stacklevel=3,
+        )

@@ -1,0 +1,5 @@
+"""LLaVA-NeXT: the image in tiles of any resolution; the embeddings that end its rows are visual tokens like others."""
+
+from vispco.engine.families.base import Adapter
+
+LLAVA_NEXT = Adapter("LLaVA-NeXT", "LlavaNextForConditionalGeneration", note="row ends count as visual tokens")
