@@ -72,16 +72,26 @@ def unwindowed(mask, rows, columns, dtype, fillers, offset=0):
     return gathering.gather_mask(mask, rows, columns.clamp(min=offset), dtype, fillers, offset)
 
 
+def unweighted(query, key, value, mask, policy, scaling):
+    return query.transpose(1, 2)
+
+
 MUTATIONS = {
     "contiguous positions": ("llava", "drop_equals_mask", prefill, "gather_table", contiguous),
     "fillers that are seen": ("llava", "batch_equals_singles", prefill, "gather_mask", visible_fillers),
     "keys out of a window that are seen": ("gemma3", "decoding", pruning, "gather_mask", unwindowed),
     "a stock cache": ("gemma3", "decoding", pruning, "take_over", lambda cache, layers: []),
     "a wrong cache length": ("llava", "decoding", cache.LogicalLayer, "get_seq_length", lambda self: self.length and 9),
-    "features added to the wrong tokens": ("qwen3_vl", "drop_equals_mask", pruning, "take_deepstack", lambda k: (k, [])),
-    "another selector in a search": ("llava", "replay", attention, "policy_attention", lambda q, k, v, m, p, s: q.transpose(1, 2)),
-    "a row that is not the last": ("llava", "batch_equals_singles", pruning, "prompt_end", lambda real, visual, labels: real.sum(1) - 1),
-}  # fmt: skip
+    "no DeepStack": ("qwen3_vl", "drop_equals_mask", pruning, "take_deepstack", lambda kwargs: (kwargs, [])),
+    "keys without weights": ("llava", "replay", attention, "policy_attention", unweighted),
+    "another row that scores": (
+        "llava",
+        "batch_equals_singles",
+        pruning,
+        "prompt_end",
+        lambda r, v, labels: r.sum(1) - 1,
+    ),
+}
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)

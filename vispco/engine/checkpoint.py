@@ -62,7 +62,7 @@ def load_checkpoint(path: str, dtype: str = "float32", attention: str = "sdpa") 
     missing = sorted(loading["missing_keys"])
     if missing:
         raise ModelError(
-            f"{path}: {len(missing)} weights are not in the checkpoint and would be random (the first is {missing[0]}); "
+            f"{path}: {len(missing)} weights are not in the checkpoint and would be random, the first is {missing[0]}; "
             "save the whole model"
         )
     describe(model)

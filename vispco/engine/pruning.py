@@ -234,7 +234,8 @@ def prune(model: Any, config: PruningConfig) -> Iterator[Pruned]:
     * A cache that the block filled goes on working for more turns of text inside the block, not after it. Images come
       with the first turn.
     * With ``labels``, tokens are scored by the last token before the first target, and targets right after dropped
-      tokens are left out of the loss, with a warning.
+      tokens are left out of the loss, with a warning. With gradient checkpointing the backward pass belongs into the
+      block too.
     * Of ``output_hidden_states`` only the last entry has the full length, with zeros for dropped tokens.
 
     Parameters

@@ -223,7 +223,8 @@ class Replay:
         hard : bool
             0/1 weights in the forward pass (straight-through).
         checkpointing : bool
-            Store inputs of layers only, and run the layers again in the backward pass.
+            Store inputs of layers only, and run the layers again in the backward pass, which then has to be inside
+            ``with observed_attention`` too.
         visit : callable or None
             Called for every layer from 1 on with the visual tokens that run in it, shape (schedules * batch,).
 
