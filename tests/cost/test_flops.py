@@ -197,3 +197,16 @@ def test_budgets_out_of_reach(budget):
     message = rf"budget {budget:g} cannot be reached: .* run from {cost.exact(floor):.3f} .* to 1\.000 .*; choose a"
     with pytest.raises(BudgetError, match=message):
         cost.check_budget(budget, floor)
+
+
+def test_images_that_keep_a_token_each_are_counted():
+    """Three images of 16 tokens at 2 % of 48: the schedule alone would leave one token, the engine leaves three."""
+    keep = (1.0, 0.02, 0.02, 0.0)
+    one, three = (count_flops(SMALL, 7, 48, keep, images=images) for images in (1, 3))
+    assert three.mlp - one.mlp == 2 * 2 * SMALL_LAYER_MLP
+    assert FlopCost(SMALL, [(7, 48, 3)]).exact(keep) == three.ratio
+    assert FlopCost(SMALL, [(7, 48)]).exact(keep) == one.ratio
+
+
+SMALL_LAYER_MLP = 6 * 48 * 80
+"""MLP of one token in one layer of SMALL, by hand."""

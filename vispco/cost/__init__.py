@@ -10,7 +10,7 @@ REGISTRY = {"flops": FlopCost}
 """Costs by name."""
 
 
-def make_cost(name: str, config: Any, tokens: Sequence[tuple[int, int]], scored_rows: int = 0) -> FlopCost:
+def make_cost(name: str, config: Any, tokens: Sequence[tuple[int, ...]], scored_rows: int = 0) -> FlopCost:
     """The cost called ``name`` over samples; parameters as of :class:`FlopCost`.
 
     Raises

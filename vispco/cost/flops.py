@@ -109,7 +109,7 @@ class FlopReport:
 
 
 def count_flops(
-    config: Any, text_tokens: int, visual_tokens: int, keep: Sequence[float], scored_rows: int = 0
+    config: Any, text_tokens: int, visual_tokens: int, keep: Sequence[float], scored_rows: int = 0, images: int = 1
 ) -> FlopReport:
     """Exact prefill FLOPs of the language model under a schedule.
 
@@ -122,6 +122,8 @@ def count_flops(
     keep : sequence of float, length layers
     scored_rows : int
         Attention rows that the selector has computed before every cut (1 for FastV, 0 for Random).
+    images : int
+        Images of the sample, each of which keeps a token.
 
     Raises
     ------
@@ -129,7 +131,7 @@ def count_flops(
         If ``keep`` is not a schedule for this model.
     """
     shape = DecoderShape.of(config)
-    counts = keep_counts(check_keep(keep, shape.layers), visual_tokens)
+    counts = keep_counts(check_keep(keep, shape.layers), visual_tokens, floor=images)
     tokens = [float(text_tokens + count) for count in counts.tolist()]
     scored = sum(tokens[layer - 1] for layer in cut_layers(counts)) * scored_rows
     full = float(text_tokens + visual_tokens)
@@ -146,28 +148,28 @@ def count_flops(
 class FlopCost:
     """Prefill FLOPs over a set of samples, as a fraction of the unpruned prefill (a ratio of means).
 
-    Samples with equal (text, visual) token numbers are counted once and weighted.
+    Samples with equal token numbers are counted once and weighted.
 
     Parameters
     ----------
     config
         Hugging Face configuration of the model.
-    tokens : sequence of (text_tokens, visual_tokens), one per sample
+    tokens : sequence of (text_tokens, visual_tokens) or (text_tokens, visual_tokens, images), one per sample
     scored_rows : int
         See :func:`count_flops`.
     """
 
     name = "flops"
 
-    def __init__(self, config: Any, tokens: Sequence[tuple[int, int]], scored_rows: int = 0):
+    def __init__(self, config: Any, tokens: Sequence[tuple[int, ...]], scored_rows: int = 0):
         self.config = config
         self.shape = DecoderShape.of(config)
         self.scored_rows = scored_rows
         kinds = sorted(set(tokens))
         self.kinds = kinds
         self.weights = [tokens.count(kind) / len(tokens) for kind in kinds]
-        self.text = torch.tensor([text for text, _ in kinds], dtype=torch.float64)
-        self.visual = torch.tensor([visual for _, visual in kinds], dtype=torch.float64)
+        self.text = torch.tensor([text for text, *_ in kinds], dtype=torch.float64)
+        self.visual = torch.tensor([visual for _, visual, *_ in kinds], dtype=torch.float64)
         self._weight = torch.tensor(self.weights, dtype=torch.float64)
 
     @property
@@ -178,7 +180,10 @@ class FlopCost:
 
     def exact(self, keep: Sequence[float]) -> float:
         """Cost of the integer counts that ``keep`` rounds to, selection included."""
-        reports = [count_flops(self.config, text, visual, keep, self.scored_rows) for text, visual in self.kinds]
+        reports = [
+            count_flops(self.config, text, visual, keep, self.scored_rows, *images)
+            for text, visual, *images in self.kinds
+        ]
         # Both sums in the same order, so that the unpruned schedule costs 1.0 and not a rounding error more.
         spent = sum(w * report.total for w, report in zip(self.weights, reports, strict=True))
         return spent / sum(w * report.unpruned for w, report in zip(self.weights, reports, strict=True))

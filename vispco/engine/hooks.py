@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import MethodType
 from typing import Any
 
 import torch
@@ -29,13 +28,9 @@ class Hook:
         """Run the hook; never traced, as what it decides depends on data."""
         return self.function(*self.leading, *call)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        """What a copied module gets in its place."""
-        return no_hook
-
-    def __reduce__(self) -> str:
-        """What a pickled module gets in its place, by name."""
-        return "no_hook"
+    def __reduce__(self) -> tuple[type["Hook"], tuple[Callable[..., None]]]:
+        """What a copied or pickled module gets in its place."""
+        return Hook, (no_hook,)
 
 
 def no_hook(*call: Any) -> None:
@@ -58,15 +53,19 @@ class _Generate:
             )
         return self.stock(inputs, generation_config, **kwargs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return MethodType(type(self.model).generate, memo[id(self.model)])
+    def __reduce__(self) -> Any:
+        """What a copied or pickled model gets in its place: it has no such attribute yet, so its class's method."""
+        return getattr, (self.model, "generate")
 
 
 @contextmanager
 def refuse_chunked_prefill(model: Any) -> Iterator[None]:
     """Watch over ``model.generate``: its forwards do not show that they are pieces of one prompt."""
+    own = vars(model).get("generate")
     model.generate = _Generate(model)
     try:
         yield
     finally:
         del model.generate
+        if own is not None:
+            model.generate = own

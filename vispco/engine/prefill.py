@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vispco.engine.gathering import FILLER, gather_mask, gather_padding, gather_slots, gather_table
-from vispco.errors import VispcoError
+from vispco.errors import ModelError, VispcoError
 from vispco.selectors import Selector, SelectorInputs, rank_tokens
 
 
@@ -139,6 +139,12 @@ class Prefill:
         """The output of ``layer`` with what the decoder adds to it; shape (batch, tokens, width)."""
         if not 0 <= layer < len(self.added):
             return hidden
+        if self.added[layer].requires_grad and not torch.is_grad_enabled():
+            # Only a reentrant checkpoint around our hooks turns gradients off between vision tower and layer.
+            raise ModelError(
+                "reentrant gradient checkpointing loses the gradient of DeepStack features on transformers before "
+                "5.23; pass use_reentrant=False or freeze the vision tower"
+            )
         added = self.added[layer] if self.slots is None else gather_slots(self.added[layer], self.slots)
         return hidden + added.to(hidden.device, hidden.dtype)
 

@@ -107,18 +107,15 @@ class Pruned:
     def install(self, stack: ExitStack) -> None:
         """Hook the model until ``stack`` closes."""
         family = self._family
-        hooks = [
-            family.model.register_forward_pre_hook(Hook(self._remember_labels), with_kwargs=True),
-            family.base.register_forward_pre_hook(Hook(self._remember_prompt), with_kwargs=True),
-            family.decoder.register_forward_pre_hook(Hook(self._open), with_kwargs=True),
-            *(
-                layer.register_forward_pre_hook(Hook(self._enter, index), with_kwargs=True)
-                for index, layer in enumerate(family.layers)
-            ),
-            family.decoder.register_forward_hook(Hook(self._close), with_kwargs=True),
+        before = [
+            (family.model, Hook(self._remember_labels)),
+            (family.base, Hook(self._remember_prompt)),
+            (family.decoder, Hook(self._open)),
+            *((layer, Hook(self._enter, index)) for index, layer in enumerate(family.layers)),
         ]
-        for hook in hooks:
-            stack.callback(hook.remove)
+        for module, hook in before:
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        stack.callback(family.decoder.register_forward_hook(Hook(self._close), with_kwargs=True).remove)
 
     def _remember_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         labels = kwargs.get("labels")
@@ -282,7 +279,7 @@ def pruned_model(model: Any, config: PruningConfig, given: list[Tensor] | None =
     if config.keep[0] < 1.0 and "last_row" in selector.needs:
         raise ConfigError(
             f"keep[0] = {config.keep[0]} drops tokens before layer 0, where {config.selector} has no attention to "
-            "score with; set keep[0] to 1"
+            "score with; set keep[0] to 1, or choose a selector that needs no attention"
         )
     with ExitStack() as stack:
         stack.enter_context(observed_attention(family))

@@ -128,11 +128,10 @@ class Evaluator:
 
     def cost(self, name: str = "flops") -> FlopCost:
         """The cost called ``name`` for these prompts and this selector."""
-        tokens = [
-            (int(text), int(visual))
-            for batch in self.batches
-            for text, visual in zip(batch.text_tokens, batch.captured.visual_tokens, strict=True)
-        ]
+        tokens: list[tuple[int, ...]] = []
+        for batch in self.batches:
+            start = self.replay.start(batch.captured)
+            tokens += zip(batch.text_tokens.tolist(), start.counts.tolist(), start.floor.tolist(), strict=True)
         return make_cost(name, self.model.config, tokens, int("last_row" in self.selector.needs))
 
     def evaluate(

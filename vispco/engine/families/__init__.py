@@ -74,7 +74,7 @@ def describe(model: Any) -> Family:
     adapter = check_supported(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
     if adapter.architecture not in {kind.__name__ for kind in type(model).__mro__}:
         raise ModelError(
-            f"a {type(model).__name__} cannot be pruned as a whole; pass the {adapter.architecture} itself (decoder "
+            f"{type(model).__name__} cannot be pruned as a whole; pass the {adapter.architecture} itself (decoder "
             "layers may be compiled one by one)"
         )
     return adapter.describe(model)
