@@ -135,7 +135,7 @@ class LogicalLayer(DynamicLayer):
         """Go on with some samples only."""
         super().batch_select_indices(indices)
         if self.slots is not None:
-            self.slots = self.slots[indices]
+            self.slots = self.slots[indices.to(self.slots.device)]
 
 
 def take_over(cache: Any, layers: int) -> list[LogicalLayer]:

@@ -82,7 +82,7 @@ def prompt_end(real: Tensor, visual: Tensor, labels: Tensor | None) -> Tensor:
     end = last_real(real)
     if labels is None:
         return end
-    targets = real & (labels != IGNORED)
+    targets = real & (labels.to(real.device) != IGNORED)
     places = torch.arange(real.shape[1], device=real.device)
     first = torch.where(targets, places, real.shape[1]).amin(dim=1)
     last_visual = torch.where(visual, places, -1).amax(dim=1)

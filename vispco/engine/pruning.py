@@ -119,8 +119,13 @@ class Pruned:
 
     def _remember_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         labels = kwargs.get("labels")
-        self._labels = None if labels is None else labels.clone()
-        return None if labels is None else (args, {**kwargs, "labels": self._labels})
+        if labels is None:
+            self._labels = None
+            return None
+        # Where accelerate would move them after this hook: it would strike targets out of a copy that nobody reads.
+        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        self._labels = labels.to(labels.device if device is None else device, copy=True)
+        return args, {**kwargs, "labels": self._labels}
 
     def _remember_prompt(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._prompt = Prompt.of(args, kwargs)

@@ -78,14 +78,18 @@ class Captured:
             }
             for layer in self.arguments
         )
+
+        def rows(value: Tensor) -> Tensor:
+            return value[index.to(value.device)]
+
         return Captured(
-            self.hidden[index],
+            rows(self.hidden),
             arguments,
-            tuple(value[index] for value in self.added),
-            self.visual[index],
-            self.real[index],
-            self.query[index],
-            self.keys[index],
+            tuple(map(rows, self.added)),
+            rows(self.visual),
+            rows(self.real),
+            rows(self.query),
+            rows(self.keys),
         )
 
 
@@ -253,7 +257,7 @@ class Replay:
                 visit(many.visual_tokens if hard else prefill.alive.sum(dim=1))
             run = (index, hidden, prefill, many)
             hidden = checkpoint(self.layer, *run, use_reentrant=False) if checkpointing else self.layer(*run)
-        logits = self.logits(hidden, prefill, rows[every])
+        logits = self.logits(hidden, prefill, rows[every.to(rows.device)])
         return logits.view(number, -1, *logits.shape[1:])
 
 
