@@ -6,7 +6,7 @@ import torch
 from vispco import prune
 from vispco.engine.families import describe
 from vispco.engine.selftest import masked_keys
-from vispco.testing import MODELS, SELECTORS, Case, Sample
+from vispco.testing import MODELS, SELECTORS, Case
 from vispco.testing.conformance import SINGLE
 
 FASTV = SELECTORS["fastv"]
@@ -97,26 +97,33 @@ def test_a_loop_without_positions_continues_from_the_unpruned_length(name):
     assert torch.equal(torch.cat(said, dim=1), text)
 
 
-def test_texts_in_a_row_do_not_remember_each_other():
-    """Without a cache a call that is one token longer is the next step of decoding; any other call starts anew."""
-    case, other = make("llava", SINGLE), make("llava", (Sample(3, 1, 7, seed=8),))
+def test_forwards_of_the_caller_do_not_remember_each_other():
+    """Only ``generate`` continues a text without a cache: a longer prompt with another image is another prompt."""
+    case = make("llava", SINGLE)
+    ids = torch.cat([case.inputs["input_ids"], torch.tensor([[11]])], dim=1)
+    other = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": -case.inputs["pixel_values"]}
     with prune(case.net, case.config()) as pruned:
+        alone = case.net(**other, use_cache=False).logits
+        kept = pruned.kept
         case.net(**case.inputs, use_cache=False)
-        first = pruned.kept
-        case.net(**other.inputs, use_cache=False)
-        unrelated = pruned.kept
-        case.net(**case.inputs, use_cache=False)
-        grown = {**case.inputs, "input_ids": torch.cat([case.inputs["input_ids"], torch.tensor([[11]])], dim=1)}
-        grown["attention_mask"] = torch.ones_like(grown["input_ids"])
-        case.net(**grown, use_cache=False)
-        step = pruned.kept
-        case.net(**grown, use_cache=True)
-        anew = pruned.kept
-    with prune(case.net, case.config()) as pruned:
-        case.net(**other.inputs, use_cache=False)
-    assert all(map(torch.equal, unrelated, pruned.kept))
-    assert all(map(torch.equal, first, step))
-    assert not all(map(torch.equal, step, anew)), "the new token would score otherwise, so that this showed nothing"
+        assert not all(map(torch.equal, kept, pruned.kept)), "both keep the same, so that this shows nothing"
+        assert torch.equal(case.net(**other, use_cache=False).logits, alone)
+
+
+def test_an_interrupted_text_is_forgotten():
+    """What a step without a cache left behind is gone when the call ends, however it ends."""
+    case = make("llava", SINGLE)
+
+    def interrupt(ids, scores, **kwargs):
+        raise KeyboardInterrupt
+
+    with prune(case.net, case.config()):
+        expected = generate(case, do_sample=False, use_cache=False)
+        with pytest.raises(KeyboardInterrupt):
+            generate(case, do_sample=False, use_cache=False, stopping_criteria=[interrupt])
+        assert case.net.generate.previous is None
+        assert not case.net.generate.running
+        assert torch.equal(generate(case, do_sample=False, use_cache=False), expected)
 
 
 @pytest.mark.parametrize("name", list(MODELS))

@@ -37,13 +37,30 @@ def no_hook(*call: Any) -> None:
     """The hook of a copy."""
 
 
-class _Generate:
-    """``generate`` of a model, without chunked prefill."""
+class Generate:
+    """``generate`` of a model while it is pruned: refuses chunked prefill, and knows that its forwards belong together.
+
+    Attributes
+    ----------
+    running : bool
+        Whether a call is under way.
+    previous : tuple or None
+        What the last forward of the call without a cache left for the next one, which repeats it with a token more.
+    """
 
     def __init__(self, model: Any):
         self.model, self.stock = model, model.generate
+        self.running = False
+        self.previous: Any = None
 
     def __call__(self, inputs: Any = None, generation_config: Any = None, **kwargs: Any) -> Any:
+        """Generate as ever.
+
+        Raises
+        ------
+        ModelError
+            If the prompt would come in pieces.
+        """
         config = generation_config or self.model.generation_config
         size = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
         if size is not None:
@@ -51,7 +68,11 @@ class _Generate:
                 f"prefill_chunk_size = {size} shows a selector one piece of the prompt at a time, so that it cannot "
                 "choose among all visual tokens; leave it None"
             )
-        return self.stock(inputs, generation_config, **kwargs)
+        self.running = True
+        try:
+            return self.stock(inputs, generation_config, **kwargs)
+        finally:
+            self.running, self.previous = False, None
 
     def __reduce__(self) -> Any:
         """What a copied or pickled model gets in its place: it has no such attribute yet, so its class's method."""
@@ -59,12 +80,12 @@ class _Generate:
 
 
 @contextmanager
-def refuse_chunked_prefill(model: Any) -> Iterator[None]:
-    """Watch over ``model.generate``: its forwards do not show that they are pieces of one prompt."""
+def watched_generate(model: Any) -> Iterator[Generate]:
+    """Watch over ``model.generate``: single forwards do not show that they are pieces of one text."""
     own = vars(model).get("generate")
-    model.generate = _Generate(model)
+    model.generate = Generate(model)
     try:
-        yield
+        yield model.generate
     finally:
         del model.generate
         if own is not None:

@@ -1,6 +1,5 @@
 """``prune``: a stock model that drops visual tokens inside a ``with`` block."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,10 +14,11 @@ from vispco.engine.attention import ARGUMENT, is_flash, observed_attention
 from vispco.engine.cache import LogicalLayer, take_over
 from vispco.engine.compat import check_release
 from vispco.engine.families import Family, describe
+from vispco.engine.forward import Forward
 from vispco.engine.gathering import gather_mask, gather_padding
-from vispco.engine.hooks import Hook, refuse_chunked_prefill
+from vispco.engine.hooks import Generate, Hook, watched_generate
 from vispco.engine.prefill import Prefill, sample_keys
-from vispco.engine.prompt import IGNORED, Prompt, prompt_end, take_deepstack
+from vispco.engine.prompt import Prompt, prompt_end, take_deepstack
 from vispco.errors import ConfigError, ModelError
 from vispco.schedule import keep_counts
 from vispco.selectors import Selector, make_selector
@@ -28,51 +28,6 @@ FORWARD = "vispco_forward"
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a module."""
-
-
-class Forward:
-    """One prefill on its way through the decoder layers.
-
-    Parameters
-    ----------
-    start : Prefill
-    counts : Tensor, shape (layers, batch)
-        Visual tokens to keep.
-    labels : Tensor, shape (batch, sequence), or None
-        Our own copy: targets that follow dropped tokens are struck out of it.
-    chosen : list of Tensor, one per layer, shape (batch, visual), bool, or None
-        Which tokens to keep, if that was decided before: they are gathered even where none is dropped.
-    """
-
-    def __init__(self, start: Prefill, counts: Tensor, labels: Tensor | None, chosen: list[Tensor] | None):
-        self.counts, self.labels, self.chosen = counts, labels, chosen
-        self.states = [start]
-        """State before the first layer, then that of every layer."""
-
-    def enter(self, layer: int, hidden: Tensor) -> tuple[Prefill, Tensor]:
-        """State and input of ``layer``; the same ones if gradient checkpointing runs the layer again."""
-        before = self.states[layer]
-        if layer + 1 < len(self.states):
-            state = self.states[layer + 1]
-            return state, state.enter_again(layer, before, hidden)
-        chosen = self.chosen[layer] if self.chosen else None
-        state, hidden = before.enter(layer, self.counts[layer], hidden, chosen)
-        state.watch = not self.chosen and bool((self.counts[layer + 1 : layer + 2] < self.counts[layer]).any())
-        self.states.append(state)
-        return state, hidden
-
-    def strike_lost_targets(self) -> None:
-        """Leave targets that are predicted from dropped tokens out of the loss: those rows have no logits."""
-        last = self.states[-1]
-        if self.labels is None or last.slots is None:
-            return
-        targets = self.labels[:, 1:]
-        lost = ~last.running()[:, :-1].to(targets.device) & (targets != IGNORED)
-        if bool(lost.any()):
-            warnings.warn(
-                f"{int(lost.sum())} targets follow dropped tokens or padding; the loss leaves them out", stacklevel=2
-            )
-            targets[lost] = IGNORED
 
 
 class Pruned:
@@ -93,13 +48,20 @@ class Pruned:
     kept: list[Tensor]
     kv_bytes: int
 
-    def __init__(self, family: Family, config: PruningConfig, selector: Selector, given: list[Tensor] | None = None):
-        self._family, self._config, self._selector, self._given = family, config, selector, given
+    def __init__(
+        self,
+        family: Family,
+        config: PruningConfig,
+        selector: Selector,
+        generate: Generate,
+        given: list[Tensor] | None = None,
+    ):
+        self._family, self._config, self._selector, self._generate = family, config, selector, generate
+        self._given = given
         text: Any = family.decoder.config
         self._flash = is_flash(text._attn_implementation)
         self._labels: Tensor | None = None
         self._prompt = Prompt()
-        self._uncached: tuple[Tensor, Tensor] | None = None
         self._stored: list[LogicalLayer] = []
 
     # Each method below is a hook; `install` lists them in the order in which they run.
@@ -148,11 +110,10 @@ class Pruned:
         visual, real = prompt.tokens(self._family)
         kwargs, added = take_deepstack(kwargs)
         assert prompt.input_ids is not None
-        chosen = self._given
-        if self._uncached and _one_token_more(prompt.input_ids, self._uncached[0]):
+        chosen, previous = self._given, self._generate.previous
+        if previous is not None and previous.is_continued_by(prompt.input_ids):
             # Decoding without a cache repeats the prefill at every step; what it keeps was decided at the first.
-            visual, chosen = nn.functional.pad(self._uncached[1], (0, 1)), self.kept
-        self._uncached = (prompt.input_ids, visual) if cache is None else None
+            visual, chosen = nn.functional.pad(previous.states[0].visual, (0, 1)), previous.kept
         start = Prefill(
             visual,
             real,
@@ -162,7 +123,7 @@ class Pruned:
             added,
         )
         counts = keep_counts(self._config.keep, start.counts, start.floor)
-        return args, {**kwargs, FORWARD: Forward(start, counts, labels, chosen)}
+        return args, {**kwargs, FORWARD: Forward(prompt.input_ids, start, counts, labels, chosen)}
 
     def _enter(self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """Before a layer: drop tokens in a prefill, take the mask apart in a decoding step."""
@@ -200,7 +161,9 @@ class Pruned:
         if forward is None:
             return output
         forward.strike_lost_targets()
-        self.kept_counts, self.kept = forward.counts, [state.alive for state in forward.states[1:]]
+        self.kept_counts, self.kept = forward.counts, forward.kept
+        if self._generate.running and not self._stored:
+            self._generate.previous = forward
         hidden = forward.states[-1].scatter_back(output[0])
         self.kv_bytes = self._count_kv_bytes(forward, hidden.element_size())
         if isinstance(output, tuple):
@@ -218,10 +181,6 @@ class Pruned:
             for width, layer in zip((text + counts).amax(dim=1).tolist(), self._stored, strict=False)
         ]
         return int(bytes_per_number * len(text) * sum(held) * shape.kv_numbers)
-
-
-def _one_token_more(ids: Tensor, before: Tensor) -> bool:
-    return ids.shape == (before.shape[0], before.shape[1] + 1) and torch.equal(ids[:, :-1], before)
 
 
 @contextmanager
@@ -288,7 +247,7 @@ def pruned_model(model: Any, config: PruningConfig, given: list[Tensor] | None =
         )
     with ExitStack() as stack:
         stack.enter_context(observed_attention(family))
-        stack.enter_context(refuse_chunked_prefill(family.model))
-        pruned = Pruned(family, config, selector, given)
+        generate = stack.enter_context(watched_generate(family.model))
+        pruned = Pruned(family, config, selector, generate, given)
         pruned.install(stack)
         yield pruned
