@@ -7,11 +7,9 @@ from hypothesis import strategies as st
 
 from vispco.errors import ConfigError, VispcoError
 from vispco.selectors import REGISTRY, SelectorInputs, make_selector, rank_tokens
+from vispco.testing import SELECTORS
 
-MATRIX = {"fastv": [{}], "random": [{}, {"seed": 7}]}
-"""Every selector of the registry and the parameters it is tested with."""
-
-CASES = [(name, parameters) for name, choices in MATRIX.items() for parameters in choices]
+CASES = [(case.selector, parameters) for case in SELECTORS.values() for parameters in ({}, case.params)]
 VALID = torch.tensor([[1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0, 0], [0] * 8]).bool()
 
 every_selector = pytest.mark.parametrize(("name", "parameters"), CASES)
@@ -36,10 +34,6 @@ def kept(selector, inputs, count):
 def of_rows(inputs, index):
     parts = {name: value[index] for name, value in vars(inputs).items() if value is not None}
     return SelectorInputs(**parts)
-
-
-def test_matrix_covers_the_registry():
-    assert set(MATRIX) == set(REGISTRY), "add the selector to MATRIX, so that it is tested"
 
 
 @every_selector
@@ -141,7 +135,7 @@ def test_nan_is_refused_where_it_counts():
 def test_unknown_selector_and_parameter_are_refused_in_one_line():
     with pytest.raises(ConfigError, match=r"^selector 'oracle' is unknown; choose one of fastv, random$"):
         make_selector("oracle")
-    for name in MATRIX:
+    for name in REGISTRY:
         with pytest.raises(ConfigError, match=rf"^selector '{name}' does not take parameters .*colour.*") as caught:
             make_selector(name, {"colour": 1})
         assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The program: ``vispco search | compare | export | eval``."""
+"""The program: ``vispco search | compare | export | eval | models``."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from transformers.utils import logging
 from vispco.cli.compare import compare
 from vispco.cli.eval import evaluate
 from vispco.cli.export import export
+from vispco.cli.models import models
 from vispco.cli.search import search
 from vispco.errors import InputError
 
@@ -18,6 +19,7 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "compare": compare,
     "export": export,
     "eval": evaluate,
+    "models": models,
 }
 
 USAGE = """usage: vispco VERB ...
@@ -26,6 +28,7 @@ USAGE = """usage: vispco VERB ...
   vispco compare RUN [RUN ...] [-o PLOT]         overlay the frontiers of several runs
   vispco export RUN --budget 0.5 -o best.json    write the best configuration within a budget
   vispco eval best.json [overrides]              task scores of one configuration, by `generate`
+  vispco models                                  models that can be pruned, what is refused and why
 
 `vispco search --help` lists the configuration groups, `vispco search --cfg job` the composed configuration."""
 

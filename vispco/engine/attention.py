@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from vispco.engine import refusals
 from vispco.engine.families import Family
 from vispco.engine.families.base import ANY_BACKEND
 from vispco.errors import ModelError
@@ -61,7 +62,7 @@ def policy_attention(
         In float16, where the kept mass of a row underflows.
     """
     if value.dtype == torch.float16:
-        raise ModelError("weighted attention in float16 underflows to NaN; load the model in bfloat16 or float32")
+        raise ModelError(refusals.WEIGHTS_FLOAT16)
     width = query.shape[-1]
     pad = -(width + 1) % 8 + 1
     weight = policy[:, None, :, None].to(value.dtype)
@@ -89,7 +90,6 @@ def _stock(backend: str, module: nn.Module) -> tuple[Any, nn.Module]:
     return ALL_ATTENTION_FUNCTIONS[backend], module
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _report(
     prefill: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]
 ) -> Tensor | None:
@@ -99,13 +99,15 @@ def _report(
     if prefill.policy is None:
         return None
     if softcap is not None:
-        raise ModelError("weighted attention knows no bound of attention logits; search on a model without softcap")
+        raise ModelError(refusals.WEIGHTS_SOFTCAP)
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     return policy_attention(query, key, value, mask, prefill.policy.to(query.device), scaling)
 
 
 def _register(backend: str) -> None:
+    # Never traced: what is reported depends on data, and a graph of this function alone would be kept for any keywords.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:

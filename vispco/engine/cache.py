@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from vispco.engine import compat
+from vispco.engine import compat, refusals
 from vispco.errors import ModelError
 
 
@@ -150,8 +150,8 @@ def take_over(cache: Any, layers: int) -> list[LogicalLayer]:
     """
     if type(cache) is not DynamicCache:
         raise ModelError(
-            f"{type(cache).__name__} cannot hold layers of different length; use the default DynamicCache (a static "
-            "cache would allot every layer the unpruned length, a quantized one cannot be gathered)"
+            f"{type(cache).__name__} cannot hold layers of different length ({refusals.CACHES}); use the default "
+            "DynamicCache"
         )
     logical = [LogicalLayer(getattr(layer, "sliding_window", None)) for layer in cache.layers]
     for layer, before in zip(logical, cache.layers, strict=True):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from vispco.engine import refusals
 from vispco.errors import ModelError
 
 
@@ -64,10 +65,7 @@ class Generate:
         config = generation_config or self.model.generation_config
         size = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
         if size is not None:
-            raise ModelError(
-                f"prefill_chunk_size = {size} shows a selector one piece of the prompt at a time, so that it cannot "
-                "choose among all visual tokens; leave it None"
-            )
+            raise ModelError(f"prefill_chunk_size = {size} {refusals.CHUNKS}; leave it None")
         self.running = True
         try:
             return self.stock(inputs, generation_config, **kwargs)

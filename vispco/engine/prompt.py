@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vispco.engine import refusals
 from vispco.engine.families import Family
 from vispco.engine.prefill import last_real
 from vispco.errors import ModelError
@@ -41,13 +42,13 @@ class Prompt:
             If several sequences are packed into one.
         """
         if any(name.startswith("cu_seq") and value is not None for name, value in kwargs.items()):
-            raise ModelError("packed sequences (cu_seq_lens) cannot be pruned; pass a padded batch with its mask")
+            raise ModelError(f"packed sequences (cu_seq_lens) cannot be pruned: {refusals.PACKED}")
         mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
         # M-RoPE positions repeat within an image; transformers looks for packed sequences in plain ones only.
         if mask is None and positions is not None and positions.dim() == 2 and bool((positions.diff(dim=1) != 1).any()):
             raise ModelError(
                 "position_ids that start again without an attention_mask mean packed sequences, which cannot be "
-                "pruned; pass a padded batch with its mask"
+                f"pruned: {refusals.PACKED}"
             )
         pixels = any(name.startswith("pixel_values") and value is not None for name, value in kwargs.items())
         encoded = any(value is not None for value in (kwargs.get("mm_encoder_outputs") or {}).values())

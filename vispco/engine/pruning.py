@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from vispco.config import PruningConfig
 from vispco.cost import DecoderShape
+from vispco.engine import refusals
 from vispco.engine.attention import ARGUMENT, is_flash, observed_attention
 from vispco.engine.cache import LogicalLayer, take_over
 from vispco.engine.compat import check_release
@@ -100,7 +101,7 @@ class Pruned:
         if cache is not None and cache.get_seq_length():
             # Placeholders alone do not tell: a model may generate them, and they are text then.
             if prompt.visual_features:
-                raise ModelError("visual tokens after the first prefill are not supported; start with a new cache")
+                raise ModelError(f"visual tokens after the first prefill are not supported: {refusals.LATER}")
             return None
         text: Any = module.config
         use_cache = kwargs.get("use_cache")

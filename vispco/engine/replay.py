@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vispco.engine import refusals
 from vispco.engine.attention import ARGUMENT, is_flash, observed_attention
 from vispco.engine.families import describe
 from vispco.engine.gathering import gather_slots
@@ -242,7 +243,7 @@ class Replay:
             Where keys cannot be weighted: flash backends, float16, attention logits with a bound.
         """
         if is_flash(self.family.decoder.config._attn_implementation):  # type: ignore[union-attr,arg-type]
-            raise ModelError("flash attention cannot weight keys; load the model with sdpa to search")
+            raise ModelError(refusals.WEIGHTS_FLASH)
         c, number = captured, len(ratios)
         first = self.start(c)
         with torch.no_grad():

@@ -89,6 +89,8 @@ def prepare(processor: Any, samples: Sequence[Sample]) -> Batch:
     inputs = {key: value for key, value in prompts.items() if key not in ("input_ids", "attention_mask")}
     inputs["input_ids"] = torch.cat([ids, forced], dim=1)
     inputs["attention_mask"] = torch.cat([mask, real], dim=1)
+    if "mm_token_type_ids" in inputs:  # Qwen counts positions by it, and answers are text
+        inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(forced)], dim=1)
     return Batch(
         inputs=inputs,
         query=torch.full((len(samples),), width - 1),

@@ -2,4 +2,4 @@
 
 from vispco.engine.families.base import Adapter
 
-INTERNVL = Adapter("InternVL", "InternVLForConditionalGeneration")
+INTERNVL = Adapter("InternVL", "InternVLForConditionalGeneration", note="frames are images")
