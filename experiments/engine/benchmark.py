@@ -155,7 +155,7 @@ def at_budget(shape: Callable[[float], tuple[float, ...]], config: Any, visual: 
 
 def flops(config: Any, visual: int, keep: Sequence[float]) -> FlopReport:
     """FLOPs of the prefill, FastV's scores included."""
-    return count_flops(config, TEXT_TOKENS, visual, keep, scored_rows=1)
+    return count_flops(config, TEXT_TOKENS, visual, keep, selection=1)
 
 
 def work(config: Any, visual: int, keep: Sequence[float]) -> dict[str, float]:

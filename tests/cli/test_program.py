@@ -76,7 +76,7 @@ def test_every_configuration_is_within_its_budget(run):
     record = json.loads((run / "frontier.json").read_text())
     assert len(record["configs"]) == 3
     for entry in record["configs"]:
-        reports = [count_flops(model.config, n - 100, 100, entry["keep"], scored_rows=1) for n in tokens]
+        reports = [count_flops(model.config, n - 100, 100, entry["keep"], selection=1) for n in tokens]
         ratio = sum(report.total for report in reports) / sum(report.unpruned for report in reports)
         assert ratio == pytest.approx(entry["costs"]["flops"], abs=0.002)
         assert entry["costs"]["flops"] <= entry["budget"]
@@ -183,7 +183,7 @@ def one_line(capsys):
 
 
 BAD_SEARCHES = {
-    "unknown selector": (["selector.name=fastw"], ["fastw", "fastv, random"]),
+    "unknown selector": (["selector.name=fastw"], ["fastw", "fastv, fitprune"]),
     "unknown group": (["selector=fastw"], ["fastw", "fastv"]),
     "unknown key": (["search.stepz=3"], ["stepz"]),
     "wrong type": (["search.steps=many"], ["search", "steps", "many"]),
@@ -197,6 +197,7 @@ BAD_SEARCHES = {
     "unknown kernel": (["kernel.name=cosine"], ["cosine", "step, multistep"]),
     "too many steps": (["kernel.steps=9"], ["kernel.steps = 9", "1..7"]),
     "unknown dtype": (["model.dtype=int3"], ["int3", "float32"]),
+    "selector that cannot rank": (["selector=mob"], ["MoB chooses another set for another count", "search=grid"]),
     "selector parameter": (["+selector.params.alpha=1"], ["alpha"]),
 }
 

@@ -55,7 +55,7 @@ def test_llava_7b_by_hand():
 def test_fastv_on_llava_7b_by_hand():
     """All 640 tokens in layers 0 and 1, 352 in the other 30."""
     keep = [1.0] * 2 + [0.5] * 30
-    report = count_flops(LLAVA_7B, 64, 576, keep, scored_rows=1)
+    report = count_flops(LLAVA_7B, 64, 576, keep, selection=1)
     assert report.projections == 8 * 4096**2 * (2 * 640 + 30 * 352)
     assert report.attention == 4 * 4096 * (2 * 640**2 + 30 * 352**2)
     assert report.mlp == 6 * 4096 * 11008 * (2 * 640 + 30 * 352)
@@ -80,10 +80,10 @@ def test_grouped_queries_by_hand():
 
 def test_selection_is_paid_in_the_layer_before_every_cut():
     """Cuts at layers 1 and 3, scored by 23 and 15 tokens; two rows each."""
-    report = count_flops(SMALL, 7, 16, [1.0, 0.5, 0.5, 0.25], scored_rows=2)
+    report = count_flops(SMALL, 7, 16, [1.0, 0.5, 0.5, 0.25], selection=2)
     assert report.selection == 2 * 2 * 48 * (23 + 15)
-    assert count_flops(SMALL, 7, 16, [1.0] * 4, scored_rows=2).selection == 0
-    assert count_flops(SMALL, 7, 2, [1.0, 0.9, 0.8, 0.76], scored_rows=2).selection == 0, "nothing rounds away"
+    assert count_flops(SMALL, 7, 16, [1.0] * 4, selection=2).selection == 0
+    assert count_flops(SMALL, 7, 2, [1.0, 0.9, 0.8, 0.76], selection=2).selection == 0, "nothing rounds away"
 
 
 def test_sizes_with_defaults():
@@ -160,7 +160,7 @@ def test_soft_rises_with_every_ratio(keep, layer, more):
 
 
 def test_soft_gradient_and_shape():
-    cost = FlopCost(SMALL, SAMPLES, scored_rows=1)
+    cost = FlopCost(SMALL, SAMPLES, selection=1)
     ratios = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     soft = cost.soft(ratios)
     assert soft.shape == (2, 3)
@@ -175,14 +175,14 @@ def test_the_unpruned_schedule_costs_exactly_one(seed):
     """Not one rounding error more, or a budget of 1 would refuse it."""
     draw = torch.Generator().manual_seed(seed)
     pairs = torch.randint(1, 700, (9, 2), generator=draw).tolist()
-    assert FlopCost(SMALL, [tuple(pair) for pair in pairs], scored_rows=1).exact([1.0] * 4) == 1.0
+    assert FlopCost(SMALL, [tuple(pair) for pair in pairs], selection=1).exact([1.0] * 4) == 1.0
 
 
 # --- budgets ---------------------------------------------------------------------------------------------------------
 
 
 def test_budgets_within_reach():
-    cost = FlopCost(SMALL, SAMPLES, scored_rows=1)
+    cost = FlopCost(SMALL, SAMPLES, selection=1)
     floor = [1.0, 1e-6, 1e-6, 1e-6]
     least, most = cost.reachable(floor)
     assert (least, most) == (cost.exact(floor), 1.0)

@@ -88,5 +88,8 @@ def test_prompt_lookup_decoding_crops_a_pruned_cache(tiny_llava):
     config = PruningConfig(selector="fastv", keep=(1.0, 0.5, 0.5, 0.2), model=ModelCard(type="llava", layers=4))
     with prune(tiny_llava, config):
         plain = tiny_llava.generate(**batch, max_new_tokens=8, do_sample=False)
-        guessed = tiny_llava.generate(**batch, max_new_tokens=8, do_sample=False, prompt_lookup_num_tokens=3)
-    assert torch.equal(plain, guessed)
+        # Releases before 5.16 need a token that ends a text, and may return one token more.
+        guessed = tiny_llava.generate(
+            **batch, max_new_tokens=8, do_sample=False, prompt_lookup_num_tokens=3, eos_token_id=100_000
+        )
+    assert torch.equal(plain, guessed[:, : plain.shape[1]])

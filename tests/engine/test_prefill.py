@@ -6,10 +6,10 @@ import torch
 from vispco.engine.gathering import gather_mask, gather_slots
 from vispco.engine.prefill import Prefill, sample_keys
 from vispco.errors import VispcoError
-from vispco.selectors import make_selector
+from vispco.selectors import Scorer, make_selector
 
 
-class ByScore:
+class ByScore(Scorer):
     """Selector with given scores."""
 
     needs = frozenset()
@@ -18,7 +18,7 @@ class ByScore:
         self.scores = scores
 
     def score(self, inputs):
-        return self.scores
+        return self.scores.gather(1, inputs.places)
 
 
 @pytest.fixture
@@ -38,11 +38,11 @@ def test_visual_tokens_are_found_in_order(prefill):
 
 def test_a_cut_keeps_the_best_in_order_and_fills_on_the_left(prefill):
     hidden = torch.arange(14.0).view(2, 7, 1)
-    out = prefill.cut(torch.tensor([2, 1]), hidden)
+    out = prefill.cut(1, torch.tensor([2, 1]), hidden, {})
     assert prefill.slots.tolist() == [[0, 2, 4, 5, 6], [-1, 2, 4, 5, 6]]
     assert out[0, :, 0].tolist() == [0, 2, 4, 5, 6]
     assert out[1, 1:, 0].tolist() == [9, 11, 12, 13]
-    again = prefill.cut(torch.tensor([1, 1]), out)
+    again = prefill.cut(1, torch.tensor([1, 1]), out, {})
     assert prefill.slots.tolist() == [[0, 2, 5, 6], [2, 4, 5, 6]]
     assert again[0, :, 0].tolist() == [0, 2, 5, 6]
     full = prefill.scatter_back(again)[..., 0]
@@ -52,16 +52,16 @@ def test_a_cut_keeps_the_best_in_order_and_fills_on_the_left(prefill):
 
 def test_a_cut_that_drops_nothing_touches_nothing(prefill):
     hidden = torch.zeros(2, 7, 1)
-    assert prefill.cut(torch.tensor([4, 3]), hidden) is hidden
+    assert prefill.cut(1, torch.tensor([4, 3]), hidden, {}) is hidden
     assert prefill.slots is None
 
 
 def test_forks_do_not_disturb_each_other(prefill):
     hidden = torch.arange(14.0).view(2, 7, 1)
     fork = prefill.fork()
-    fork.cut(torch.tensor([1, 1]), hidden)
+    fork.cut(1, torch.tensor([1, 1]), hidden, {})
     assert prefill.slots is None
-    prefill.cut(torch.tensor([3, 2]), hidden)
+    prefill.cut(1, torch.tensor([3, 2]), hidden, {})
     assert prefill.slots.shape[1] == 6
     assert fork.slots.shape[1] == 4
 
@@ -103,4 +103,4 @@ def test_keys_depend_on_real_tokens_alone():
 def test_nothing_can_be_scored_before_the_first_layer(prefill):
     prefill.selector = make_selector("fastv")
     with pytest.raises(VispcoError, match="before the first layer"):
-        prefill.cut(torch.tensor([1, 1]), torch.zeros(2, 7, 1))
+        prefill.cut(1, torch.tensor([1, 1]), torch.zeros(2, 7, 1), {})

@@ -40,7 +40,7 @@ def one_late(values, slots):
     ],
 )
 def test_it_finds_a_broken_engine(monkeypatch, place, wrong, message):
-    monkeypatch.setattr(f"vispco.engine.prefill.{place}", wrong)
+    monkeypatch.setattr(f"vispco.engine.running.{place}", wrong)
     with pytest.raises(ModelError, match=rf"{message}.*install a tested one, 5\.4 to 5\.23"):
         self_test()
 

@@ -122,8 +122,11 @@ def test_sharing_samples_with_another_selector(micro, samples, evaluator):
     other = evaluator.share("random", {"seed": 0})
     direct = Evaluator(*micro, samples, "random", {"seed": 0}, batch_size=20)
     np.testing.assert_allclose(other.evaluate([KEEP])[0].kl, direct.evaluate([KEEP])[0].kl, atol=1e-6)
-    assert evaluator.cost().scored_rows == 1
-    assert other.cost().scored_rows == 0
+    keep = (1.0, 0.5) + (0.5,) * 6
+    text, visual, *_ = evaluator.cost().kinds[0]
+    row = 2 * (text + visual) * evaluator.shape.heads * evaluator.shape.head_dim
+    costs = [one.cost().exact(keep) * one.cost().unpruned for one in (evaluator, other)]
+    assert costs[0] - costs[1] == pytest.approx(row, rel=0.05)
 
 
 def test_answers_of_several_tokens_are_forced_and_have_to_end(micro, samples):

@@ -1,4 +1,4 @@
-"""The program: ``vispco search | compare | export | eval | models``."""
+"""The program: ``vispco search | compare | export | eval | models | selectors``."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ from vispco.cli.eval import evaluate
 from vispco.cli.export import export
 from vispco.cli.models import models
 from vispco.cli.search import search
+from vispco.cli.selectors import selectors
 from vispco.errors import InputError
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -20,6 +21,7 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "export": export,
     "eval": evaluate,
     "models": models,
+    "selectors": selectors,
 }
 
 USAGE = """usage: vispco VERB ...
@@ -29,6 +31,7 @@ USAGE = """usage: vispco VERB ...
   vispco export RUN --budget 0.5 -o best.json    write the best configuration within a budget
   vispco eval best.json [overrides]              task scores of one configuration, by `generate`
   vispco models                                  models that can be pruned, what is refused and why
+  vispco selectors                               methods that choose tokens, what each needs, and its knobs
 
 `vispco search --help` lists the configuration groups, `vispco search --cfg job` the composed configuration."""
 

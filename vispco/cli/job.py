@@ -21,7 +21,7 @@ from vispco.runs import RunSettings, Tracker
 from vispco.runs.settings import GridMethod, LearnedMethod
 from vispco.search import GRIDS, LearnedSearch, LearnedSettings, cheapest_schedule
 from vispco.search import Progress as Step
-from vispco.selectors import make_selector
+from vispco.selectors import as_nested, make_selector
 
 Measured = tuple[Point, Quality]
 
@@ -101,7 +101,9 @@ class SearchJob:
         """
         settings, data, selector = self.settings, self.settings.data, self.settings.selector
         # What can be refused without opening a checkpoint is refused first.
-        make_selector(selector.name, selector.params)
+        chooser = make_selector(selector.name, selector.params)
+        if isinstance(settings.search, LearnedMethod):
+            as_nested(chooser)
         make_kernel(settings.kernel.name, settings.kernel.steps)
         model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
         provenance = Provenance.of(model, processor, settings.seed)

@@ -8,18 +8,19 @@ hidden width ``d``, ``H`` query and ``G`` key/value heads of ``D`` dimensions an
     attention   = 4 n^2 H D                  scores and weighted sum
     mlp         = 6 n d m                    gate, up, down
     lm_head     = 2 d V                      logits of the last position, all that ``generate`` computes
-    selection   = 2 n H D                    one attention row per layer that scores for a cut
+    selection   = 2 n H D                    per attention row that a selector reads before a cut; see :class:`Cut`
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from vispco.errors import BudgetError, ModelError
-from vispco.schedule import check_keep, cut_layers, keep_counts
+from vispco.schedule import check_keep, keep_counts
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -87,6 +88,37 @@ class DecoderShape:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Where a selector chooses tokens of one sample.
+
+    Attributes
+    ----------
+    shape : DecoderShape
+    tokens : float
+        Text and visual tokens that run before the cut.
+    visual, kept : float
+        Visual tokens before and after it.
+    question : float
+        Text tokens after the last visual one, up to the end of the prompt.
+    """
+
+    shape: DecoderShape
+    tokens: float
+    visual: float
+    kept: float
+    question: float
+
+    @property
+    def attention_row(self) -> float:
+        """FLOPs of one row of attention scores, all heads."""
+        return 2.0 * self.tokens * self.shape.heads * self.shape.head_dim
+
+
+Selection = int | Callable[[Cut], float]
+"""FLOPs of choosing tokens at a cut; a number is that of attention rows."""
+
+
+@dataclass(frozen=True)
 class FlopReport:
     """FLOPs of one prefill, in parts; float64."""
 
@@ -109,7 +141,13 @@ class FlopReport:
 
 
 def count_flops(
-    config: Any, text_tokens: int, visual_tokens: int, keep: Sequence[float], scored_rows: int = 0, images: int = 1
+    config: Any,
+    text_tokens: int,
+    visual_tokens: int,
+    keep: Sequence[float],
+    selection: Selection = 0,
+    images: int = 1,
+    question: int | None = None,
 ) -> FlopReport:
     """Exact prefill FLOPs of the language model under a schedule.
 
@@ -120,10 +158,13 @@ def count_flops(
     text_tokens, visual_tokens : int
         Tokens of one sample, without padding.
     keep : sequence of float, length layers
-    scored_rows : int
-        Attention rows that the selector has computed before every cut (1 for FastV, 0 for Random).
+    selection : int or callable
+        What choosing tokens costs at every cut: attention rows (1 for FastV, 0 for Random), or FLOPs from a
+        :class:`Cut` (``make_selector(name).flops``).
     images : int
         Images of the sample, each of which keeps a token.
+    question : int or None
+        Text tokens after the last image; all of them if None.
 
     Raises
     ------
@@ -133,14 +174,20 @@ def count_flops(
     shape = DecoderShape.of(config)
     counts = keep_counts(check_keep(keep, shape.layers), visual_tokens, floor=images)
     tokens = [float(text_tokens + count) for count in counts.tolist()]
-    scored = sum(tokens[layer - 1] for layer in cut_layers(counts)) * scored_rows
     full = float(text_tokens + visual_tokens)
+    asked = float(text_tokens if question is None else question)
+    before = [visual_tokens, *counts.tolist()]
+    cuts = [
+        Cut(shape, float(text_tokens + had), float(had), float(kept), asked)
+        for had, kept in pairwise(before)
+        if kept < had
+    ]
     return FlopReport(
         projections=sum(map(shape.projections, tokens)),
         attention=sum(map(shape.attention, tokens)),
         mlp=sum(map(shape.mlp_cost, tokens)),
         lm_head=shape.lm_head,
-        selection=2.0 * shape.heads * shape.head_dim * scored,
+        selection=sum(selection * cut.attention_row if isinstance(selection, int) else selection(cut) for cut in cuts),
         unpruned=shape.layers * shape.layer(full) + shape.lm_head,
     )
 
@@ -154,17 +201,17 @@ class FlopCost:
     ----------
     config
         Hugging Face configuration of the model.
-    tokens : sequence of (text_tokens, visual_tokens) or (text_tokens, visual_tokens, images), one per sample
-    scored_rows : int
+    tokens : sequence of (text_tokens, visual_tokens[, images[, question]]), one per sample
+    selection : int or callable
         See :func:`count_flops`.
     """
 
     name = "flops"
 
-    def __init__(self, config: Any, tokens: Sequence[tuple[int, ...]], scored_rows: int = 0):
+    def __init__(self, config: Any, tokens: Sequence[tuple[int, ...]], selection: Selection = 0):
         self.config = config
         self.shape = DecoderShape.of(config)
-        self.scored_rows = scored_rows
+        self.selection = selection
         kinds = sorted(set(tokens))
         self.kinds = kinds
         self.weights = [tokens.count(kind) / len(tokens) for kind in kinds]
@@ -181,8 +228,8 @@ class FlopCost:
     def exact(self, keep: Sequence[float]) -> float:
         """Cost of the integer counts that ``keep`` rounds to, selection included."""
         reports = [
-            count_flops(self.config, text, visual, keep, self.scored_rows, *images)
-            for text, visual, *images in self.kinds
+            count_flops(self.config, text, visual, keep, self.selection, *others)
+            for text, visual, *others in self.kinds
         ]
         # Both sums in the same order, so that the unpruned schedule costs 1.0 and not a rounding error more.
         spent = sum(w * report.total for w, report in zip(self.weights, reports, strict=True))

@@ -22,10 +22,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from vispco.engine import refusals
 from vispco.engine.families import Family
 from vispco.engine.families.base import ANY_BACKEND
+from vispco.engine.seen import ARGUMENT, Seen
 from vispco.errors import ModelError
-
-ARGUMENT = "vispco_prefill"
-"""Keyword under which the prefill travels."""
 
 PREFIX = "vispco_"
 """What the name of an observed backend begins with."""
@@ -95,7 +93,7 @@ def _report(
 ) -> Tensor | None:
     """Show a layer's queries and keys to its prefill; the output if the prefill weights keys, else None."""
     scaling, softcap = options["scaling"], options.get("softcap")
-    prefill.observe(query, key, mask, scaling, softcap)
+    prefill.observe(Seen(query.detach(), key.detach(), mask, scaling, softcap))
     if prefill.policy is None:
         return None
     if softcap is not None:
@@ -132,10 +130,8 @@ for _backend in ANY_BACKEND:
 class _Observed(str):
     """Name of an observed backend; a copy of the model, and of its configuration, gets the stock one."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> str:
-        return self.removeprefix(PREFIX)
-
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """What a copied or pickled configuration gets in its place."""
         return str, (self.removeprefix(PREFIX),)
 
 
@@ -175,4 +171,4 @@ def observed_attention(family: Family) -> Iterator[None]:
         text._attn_implementation = stock
 
 
-__all__ = ["ARGUMENT", "is_flash", "observed_attention", "policy_attention"]
+__all__ = ["is_flash", "observed_attention", "policy_attention"]

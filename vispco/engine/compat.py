@@ -1,8 +1,10 @@
 """What depends on the release of transformers, and whether this one is known."""
 
+import inspect
 import re
 import warnings
 from functools import cache
+from typing import Any
 
 import transformers
 
@@ -21,6 +23,13 @@ def tokens_to_remove(argument: int, length: int) -> int:
 def stable_name(parameter: str) -> str:
     """A parameter's name that is the same in all releases: some nest the vision tower one module deeper."""
     return re.sub(r"\bvision_tower\.vision_model\.", "vision_tower.", parameter)
+
+
+def logit_cap(model: Any, text: Any) -> float | None:
+    """Bound of a model's logits; some releases of PaliGemma leave out what the text configuration says."""
+    code = inspect.getsource(inspect.unwrap(type(model).forward))
+    cap: float | None = getattr(text, "final_logit_softcapping", None) if "final_logit_softcapping" in code else None
+    return cap
 
 
 def is_newer() -> bool:

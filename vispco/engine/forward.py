@@ -1,6 +1,7 @@
 """One forward of the model: the states of its layers, and what is known when they are done."""
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,14 +37,14 @@ class Forward:
         self.states = [start]
         """State before the first layer, then that of every layer."""
 
-    def enter(self, layer: int, hidden: Tensor) -> tuple[Prefill, Tensor]:
+    def enter(self, layer: int, hidden: Tensor, arguments: dict[str, Any]) -> tuple[Prefill, Tensor]:
         """State and input of ``layer``; the same ones if gradient checkpointing runs the layer again."""
         before = self.states[layer]
         if layer + 1 < len(self.states):
             state = self.states[layer + 1]
             return state, state.enter_again(layer, before, hidden)
         chosen = self.chosen[layer] if self.chosen else None
-        state, hidden = before.enter(layer, self.counts[layer], hidden, chosen)
+        state, hidden = before.enter(layer, self.counts[layer], hidden, arguments, chosen)
         state.watch = not self.chosen and bool((self.counts[layer + 1 : layer + 2] < self.counts[layer]).any())
         self.states.append(state)
         return state, hidden

@@ -1,11 +1,5 @@
-"""The state of one prefill: which tokens run in which layer.
+"""One prefill: which tokens run in which layer, and what the selector sees when it has to choose."""
 
-A *slot* is a token's place in the unpruned sequence. Everything that transformers derives from a sequence (positions,
-masks, cache length) is kept in slots, so dropping tokens means gathering by slot and nothing else. Every layer has a
-state of its own, which is not changed once the layer has run: gradient checkpointing may run the layer again.
-"""
-
-import copy
 import zlib
 from collections.abc import Sequence
 from typing import Any, Self
@@ -13,9 +7,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from vispco.engine.gathering import FILLER, gather_mask, gather_padding, gather_slots, gather_table
-from vispco.errors import ModelError, VispcoError
-from vispco.selectors import Selector, SelectorInputs, rank_tokens
+from vispco.engine.attention import is_flash
+from vispco.engine.gathering import gather_slots
+from vispco.engine.running import Running
+from vispco.engine.seen import Seen
+from vispco.engine.signals import OBSERVED, Sight, Tokens, find_question, glance, next_row, square_grid, unrotated_row
+from vispco.errors import VispcoError
+from vispco.selectors import Nested, Selector, SelectorInputs, as_nested
+from vispco.selectors.base import places_of
 
 
 def sample_keys(input_ids: Tensor, real: Tensor) -> Tensor:
@@ -30,20 +29,20 @@ def last_real(real: Tensor) -> Tensor:
     return torch.where(real, torch.arange(real.shape[1], device=real.device), 0).amax(dim=1)
 
 
-class Prefill:
-    """A batch before, in and after one decoder layer of a prefill.
+class Prefill(Running):
+    """A batch on its way through the decoder layers.
 
     Parameters
     ----------
-    visual, real : Tensor, shape (batch, sequence), bool
-        Visual tokens, and tokens that are not padding.
+    visual, real, added
+        As of :class:`vispco.engine.running.Running`.
     query : Tensor, shape (batch,)
         Slot of the last prompt token, whose attention scores tokens.
     selector : Selector
     keys : Tensor, shape (batch,)
         See :func:`sample_keys`.
-    added : sequence of Tensor, shape (batch, sequence, width)
-        What the decoder adds to the output of its first layers (DeepStack), one tensor per layer.
+    family : Family or None
+        For selectors that look at the final norm or the next layer.
     """
 
     def __init__(
@@ -54,35 +53,25 @@ class Prefill:
         selector: Selector,
         keys: Tensor,
         added: Sequence[Tensor] = (),
+        family: Any = None,
     ):
-        self.visual, self.real, self.query, self.selector, self.keys = visual, real, query, selector, keys
-        self.added = tuple(added)
-        batch, self._length = visual.shape
-        # What decides shapes stays on the CPU: asking a device for it would make every layer wait.
-        self.counts = visual.sum(dim=1).cpu()
-        """Visual tokens that run, per sample; shape (batch,), on the CPU."""
-        self.text = real.sum(dim=1).cpu() - self.counts
-        """Other tokens, which always run; shape (batch,), on the CPU."""
-        most = int(self.counts.max()) if batch else 0
-        self.visual_slots = torch.where(visual, 0, 1).argsort(dim=1, stable=True)[:, :most]
-        """Slots of the visual tokens in order, shape (batch, visual); padded where ``alive`` starts False."""
-        self.alive = torch.arange(most, device=visual.device)[None] < self.counts.to(visual.device)[:, None]
-        """Visual tokens that are still there, shape (batch, visual)."""
+        super().__init__(visual, real, added)
+        self.query, self.selector, self.keys, self.family = query, selector, keys, family
         self.images = self._count_runs()
         """Image of every visual token, counted from 0: a run of visual tokens without others between them."""
-        self.floor = torch.where(self.alive, self.images + 1, 0).amax(dim=1).cpu() if most else self.counts
+        self.floor = (
+            torch.where(self.alive, self.images + 1, 0).amax(dim=1).cpu() if self.alive.numel() else self.counts
+        )
         """Images per sample, each of which keeps a token; shape (batch,), on the CPU."""
-        self.slots: Tensor | None = None
-        """Slots of the tokens that run, shape (batch, tokens); None while all do."""
-        self.fillers = False
-        """Whether ``slots`` has places without a token."""
-        self.policy: Tensor | None = None
-        """Weight of every token that runs, shape (batch, tokens), if they are weighted."""
-        self.last_row: Tensor | None = None
+        self.question, self.asked = find_question(visual, real, query)
+        """Slots of the question, padded, and which of them are no padding; shape (batch, question)."""
+        self.signals: dict[str, Tensor] = {}
+        """What the selector needs of the layer that ran."""
+        self.constant: dict[str, Tensor] = {}
+        """What it needs of the decoder's input."""
         self.watch = True
         """Whether the layer that runs is one before a cut, so that its attention is worth computing."""
-        self._places: Tensor | None = None
-        self._gathered: dict[int, tuple[Any, Any]] = {}
+        self._whole = self.alive
 
     def _count_runs(self) -> Tensor:
         breaks = self.visual_slots.diff(dim=1, prepend=self.visual_slots[:, :1]) > 1
@@ -90,23 +79,15 @@ class Prefill:
 
     def fork(self) -> Self:
         """An independent copy; tensors are shared, as none is ever changed in place."""
-        other = copy.copy(self)
-        other._places = None
-        return other
-
-    def select(self, index: Tensor) -> Self:
-        """The prefill of samples ``index`` (which may repeat)."""
-        other = self.fork()
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(other, name, value[index.to(value.device)])
-        other.added = tuple(value[index.to(value.device)] for value in self.added)
-        other._gathered = {}
+        other = super().fork()
+        other.signals = dict(self.signals)
         return other
 
     # The layers, in the order in which things happen to them.
 
-    def enter(self, layer: int, counts: Tensor, hidden: Tensor, chosen: Tensor | None = None) -> tuple[Self, Tensor]:
+    def enter(
+        self, layer: int, counts: Tensor, hidden: Tensor, arguments: dict[str, Any], chosen: Tensor | None = None
+    ) -> tuple[Self, Tensor]:
         """Go from the layer before to ``layer``.
 
         Parameters
@@ -116,6 +97,8 @@ class Prefill:
             Visual tokens to keep, per sample.
         hidden : Tensor, shape (batch, tokens, width)
             Output of the layer before.
+        arguments : dict
+            Arguments of ``layer`` for the whole sequence.
         chosen : Tensor, shape (batch, visual), bool, or None
             Which tokens to keep, ``counts`` of them; the selector's choice if None.
 
@@ -128,176 +111,162 @@ class Prefill:
         """
         hidden = self.complete(layer - 1, hidden)
         state = self.fork()
-        return state, state.cut(counts, hidden, chosen)
+        if layer == 0 and "embeddings" in self.selector.needs:
+            state.constant = state._here(state._rows_of("embeddings", hidden))
+        return state, state.cut(layer, counts, hidden, arguments, chosen)
 
     def enter_again(self, layer: int, before: "Prefill", hidden: Tensor) -> Tensor:
         """The input of a layer that runs once more in the backward pass, as :meth:`enter` made it."""
-        hidden = before.complete(layer - 1, hidden)
-        return hidden if self._places is None else gather_slots(hidden, self._places)
+        return self.drop_again(before.complete(layer - 1, hidden))
 
-    def complete(self, layer: int, hidden: Tensor) -> Tensor:
-        """The output of ``layer`` with what the decoder adds to it; shape (batch, tokens, width)."""
-        if not 0 <= layer < len(self.added):
-            return hidden
-        if self.added[layer].requires_grad and not torch.is_grad_enabled():
-            # Only a reentrant checkpoint around our hooks turns gradients off between vision tower and layer.
-            raise ModelError(
-                "reentrant gradient checkpointing loses the gradient of DeepStack features on transformers before "
-                "5.23; pass use_reentrant=False or freeze the vision tower"
-            )
-        added = self.added[layer] if self.slots is None else gather_slots(self.added[layer], self.slots)
-        return hidden + added.to(hidden.device, hidden.dtype)
-
-    def cut(self, counts: Tensor, hidden: Tensor, chosen: Tensor | None = None) -> Tensor:
+    def cut(
+        self, layer: int, counts: Tensor, hidden: Tensor, arguments: dict[str, Any], chosen: Tensor | None = None
+    ) -> Tensor:
         """Drop visual tokens at the input of a layer; ``hidden`` itself where the selector has nothing to choose."""
         counts = torch.minimum(counts, self.counts)
         if chosen is None:
             if torch.equal(counts, self.counts):
                 return hidden
-            chosen = self.ranks() < counts.to(self.alive.device)[:, None]
+            chosen = self.choose(self.inputs(layer, hidden, arguments), counts)
         return self.drop(chosen, counts, hidden)
 
     def drop(self, chosen: Tensor, counts: Tensor, hidden: Tensor) -> Tensor:
-        """Leave only the visual tokens ``chosen`` (batch, visual) running, ``counts`` (batch,) of them."""
-        alive = self.alive & chosen
-        kept_visual = torch.zeros_like(self.visual).scatter(1, self.visual_slots, alive)
-        kept = self.real & (~self.visual | kept_visual)
-        tokens = self.text + counts
-        width = int(tokens.max())
-        places = torch.arange(self._length, device=kept.device)
-        slots = torch.where(kept, places[None], FILLER).sort(dim=1).values[:, self._length - width :]
-        self._places = self.place_of(slots.clamp(min=0))
-        self.alive, self.counts, self.slots, self.last_row = alive, counts, slots, None
-        self.fillers = bool((tokens < width).any())
-        self._gathered = {}
-        return gather_slots(hidden, self._places)
+        """Leave only some visual tokens running; signals of the layer before are not about those that are left."""
+        self.signals = {}
+        return super().drop(chosen, counts, hidden)
 
-    def layer_arguments(self, arguments: dict[str, Any], hidden: Tensor, *, flash: bool = False) -> dict[str, Any]:
-        """Arguments of a decoder layer for the tokens that run, from those for the whole sequence.
+    # What the selector sees.
 
-        Parameters
-        ----------
-        arguments : dict
-            ``position_embeddings``, ``position_ids`` and ``attention_mask`` are replaced, the rest is handed on.
-        hidden : Tensor
-            The layer's input, for its dtype.
-        flash : bool
-            Whether the attention backend takes padding masks, shape (batch, tokens), and gets order from them alone.
-        """
-        if self.slots is None:
-            return arguments
-        slots, mask, positions = self.slots, arguments.get("attention_mask"), arguments.get("position_ids")
+    def observe(self, seen: Seen) -> None:
+        """Compute the signals that come out of a layer's attention, if a cut follows it."""
+        wanted = self.selector.needs & set(OBSERVED)
+        if self.watch and wanted:
+            sight = self._sight(seen)
+            for need in sorted(wanted):
+                self.signals.update(self._here(OBSERVED[need](sight, self._tokens)))
 
-        def gather(mask: Tensor | None) -> Tensor | None:
-            if flash:
-                return gather_padding(mask, slots, self.fillers)
-            return gather_mask(mask, slots, slots, hidden.dtype, self.fillers)
+    def _sight(self, seen: Seen) -> Sight:
+        return Sight(seen, self.place_of, self.slots, self.real, self._reweigh)
 
-        if id(mask) not in self._gathered:  # layers share masks, of which a model may have one per layer type
-            self._gathered[id(mask)] = (mask, gather(mask))
-        if flash:  # takes positions with gaps for packed sequences; rotary tables have been made already
-            positions = None
-        return {
-            **arguments,
-            "position_embeddings": tuple(map(self._gather_once, arguments["position_embeddings"])),
-            "position_ids": None if positions is None else gather_table(positions[..., None], slots)[..., 0],
-            "attention_mask": self._gathered[id(mask)][1],
-        }
+    def _here(self, signals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Signals on the device of the token ids, whatever layer they come from."""
+        return {name: value.detach().to(self.alive.device) for name, value in signals.items()}
 
-    def _gather_once(self, table: Tensor) -> Tensor:
-        assert self.slots is not None
-        if id(table) not in self._gathered:
-            self._gathered[id(table)] = (table, gather_table(table, self.slots))
-        gathered: Tensor = self._gathered[id(table)][1]
-        return gathered
+    @property
+    def _tokens(self) -> Tokens:
+        return Tokens(self._shown(self.visual_slots), self._shown(self.alive), self.question, self.asked, self.query)
 
-    def scatter_back(self, hidden: Tensor) -> Tensor:
-        """Survivors at their slots of the full sequence, zeros elsewhere; shape (batch, sequence, width)."""
-        if self.slots is None:
-            return hidden
-        slots = self.slots.to(hidden.device)
-        full = hidden.new_zeros(hidden.shape[0], self._length + 1, hidden.shape[2])
-        return full.scatter(1, (slots + 1)[..., None].expand_as(hidden), hidden)[:, 1:]
+    def _shown(self, values: Tensor) -> Tensor:
+        """Of values of all visual tokens (batch, visual, ...), those of the tokens that selectors are shown."""
+        return values if self.left is None else gather_slots(values, self.left)
 
-    def running(self) -> Tensor:
-        """Tokens that run; bool, shape (batch, sequence)."""
-        if self.slots is None:
-            return torch.ones_like(self.real)
-        full = torch.zeros(len(self.slots), self._length + 1, dtype=torch.bool, device=self.slots.device)
-        return full.scatter(1, self.slots + 1, True)[:, 1:]
-
-    def place_of(self, slots: Tensor) -> Tensor:
-        """Local places of ``slots`` (batch, any) among the running tokens; arbitrary for slots that are gone."""
-        if self.slots is None:
-            return slots
-        inverse = torch.zeros(len(self.slots), self._length + 1, dtype=torch.int64, device=slots.device)
-        places = torch.arange(self.slots.shape[1], device=slots.device).expand_as(self.slots)
-        inverse.scatter_(1, self.slots + 1, places)
-        return inverse.gather(1, slots + 1)
-
-    # Scores.
-
-    def observe(
-        self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, softcap: float | None = None
-    ) -> None:
-        """Compute the last prompt token's attention row from what a layer's attention function gets.
-
-        Parameters
-        ----------
-        query : Tensor, shape (batch, heads, tokens, head_dim)
-            After rotary embedding, like ``key``.
-        key : Tensor, shape (batch, kv_heads, tokens, head_dim)
-        mask : Tensor, shape (batch or 1, 1, tokens, tokens), bool or additive, or (batch, tokens) for padding, or None
-        scaling : float
-        softcap : float or None
-            Bound of the logits, ``softcap * tanh(logits / softcap)``.
-        """
-        if self.watch and "last_row" in self.selector.needs:
-            row = self._attention_row(query.detach(), key.detach(), mask, scaling, softcap)
-            self.last_row = row.to(self.alive.device).gather(1, self.place_of(self.visual_slots))
-
-    def _attention_row(
-        self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, softcap: float | None
-    ) -> Tensor:
-        """Softmax over all visible keys, mean over query heads; shape (batch, tokens), float32."""
-        place = self.place_of(self.query[:, None]).to(query.device)
-        row = gather_slots(query.transpose(1, 2), place)[:, 0]
-        groups = row.reshape(row.shape[0], key.shape[1], -1, row.shape[-1])
-        logits = (groups @ key.transpose(2, 3)).float() * scaling
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
-        visible = self._visible_keys(key.shape[2], place, mask).to(logits.device)
-        heads = logits.masked_fill(~visible[:, None, None], -torch.inf).softmax(dim=-1)
-        return self._reweigh(heads).mean(dim=(1, 2))
-
-    def _visible_keys(self, tokens: int, place: Tensor, mask: Tensor | None) -> Tensor:
-        """Keys that the last prompt token sees; bool, shape (batch, tokens)."""
-        if mask is not None and mask.dim() == 4:
-            row = gather_slots(mask[:, 0], place.to(mask.device))[:, 0]
-            return row if row.dtype == torch.bool else row >= 0
-        if self.slots is None:
-            places = torch.arange(tokens, device=self.real.device)
-            return self.real & (places[None] <= self.query[:, None])
-        return (self.slots != FILLER) & (self.slots <= self.query[:, None])
+    def _spread(self, values: Tensor, rest: int) -> Tensor:
+        """Values of the tokens that selectors are shown, ``rest`` for the others; shape (batch, visual)."""
+        if self.left is None:
+            return values
+        return torch.full_like(self.alive, rest, dtype=values.dtype).scatter(1, self.left, values)
 
     def _reweigh(self, heads: Tensor) -> Tensor:
-        """Attention rows (batch, kv_heads, groups, tokens) as the tokens that run see them."""
+        """Attention (batch, kv_heads, groups, rows, tokens) as the tokens that run see it."""
         return heads
 
-    def ranks(self) -> Tensor:
-        """Rank of every visual token among those alive; shape (batch, visual).
+    def _rows_of(self, name: str, hidden: Tensor) -> dict[str, Tensor]:
+        """A signal of hidden states: those of the visual tokens and of the question, in float32."""
+        slots = self._shown(self.visual_slots), self.question
+        visual, question = (gather_slots(hidden, self.place_of(some)) for some in slots)
+        return {name: visual.float(), f"question_{name}": question.float()}
 
-        The selector's order, but for the best token of each image, which comes before all others: no image of several
-        may vanish while the counts leave it a token.
+    def inputs(self, layer: int, hidden: Tensor, arguments: dict[str, Any]) -> SelectorInputs:
+        """What the selector sees at a cut.
+
+        Parameters
+        ----------
+        layer : int
+            The layer whose input is cut.
+        hidden : Tensor, shape (batch, tokens, width)
+            Its input.
+        arguments : dict
+            Its arguments for the whole sequence.
         """
-        if "last_row" in self.selector.needs and self.last_row is None:
+        needs, family = self.selector.needs, self.family
+        if needs & set(OBSERVED) - set(self.signals):
             raise VispcoError("nothing can be dropped before the first layer: its attention is not there yet")
-        inputs = SelectorInputs(valid=self.alive, last_row=self.last_row, sample_key=self.keys)
-        ranks = rank_tokens(self.selector.score(inputs), self.alive)
+        signals = dict(self.signals)
+        for name, value in self.constant.items():
+            signals[name] = value if name.startswith("question_") else self._shown(value)
+        if "hidden" in needs:
+            signals |= self._here(self._rows_of("hidden", hidden))
+        if "normed" in needs:
+            signals |= self._here(self._rows_of("normed", family.norm(hidden)))
+        for need, rotated, read in (("next_row", True, next_row), ("unrotated_row", False, unrotated_row)):
+            if need in needs:
+                flash = is_flash(family.decoder.config._attn_implementation)
+                given = self.layer_arguments(arguments, hidden, flash=flash)
+                seen = glance(family, layer, hidden.detach(), given, rotated=rotated)
+                signals |= self._here({need: read(self._sight(seen), self._tokens)})
+        if "grid" in needs:
+            signals["grid"] = self._shown(square_grid(self.images, self._whole))
+        if "sample_key" in needs:
+            signals["sample_key"] = self.keys
+        alive = self._shown(self.alive)
+        places = torch.arange(self.alive.shape[1], device=alive.device).expand_as(self.alive)
+        return SelectorInputs(
+            valid=alive,
+            places=self._shown(places),
+            images=self._shown(self.images),
+            question_valid=self.asked,
+            **signals,
+        )
+
+    def choose(self, inputs: SelectorInputs, counts: Tensor) -> Tensor:
+        """Visual tokens to keep, ``counts`` (batch,) of them; bool, shape (batch, visual).
+
+        The selector's choice, but that of several images each keeps a token while the counts leave it one.
+        """
+        several = bool((self.floor > 1).any())
+        if several and isinstance(self.selector, Nested):
+            return self.alive & (self.ranks(inputs) < counts.to(self.alive.device)[:, None])
+        chosen = self._spread(self.selector.choose(inputs, counts.to(self.alive.device)), 0)
+        return keep_every_image(chosen, self.alive, self.images) if several else chosen
+
+    def ranks(self, inputs: SelectorInputs) -> Tensor:
+        """Rank of every visual token among those alive, shape (batch, visual): the selector's, leaders first.
+
+        The best token of each of several images comes before all others.
+
+        Raises
+        ------
+        ConfigError
+            If the selector cannot rank tokens, because its set depends on how many there may be.
+        """
+        last = self.alive.shape[1]
+        ranks = self._spread(as_nested(self.selector).ranks(inputs), last)
+        if self.left is not None:  # tokens that are gone come last, each with a rank of its own
+            ranks = places_of(ranks.argsort(dim=1, stable=True))
         if bool((self.floor <= 1).all()):
             return ranks
-        last = ranks.shape[1]
         best = torch.full_like(ranks, last).scatter_reduce(1, self.images, ranks.where(self.alive, last), "amin")
         leads = self.alive & (best.gather(1, self.images) == ranks)
-        order = ranks.where(~leads, ranks - last).argsort(dim=1)
-        return torch.empty_like(order).scatter(1, order, torch.arange(last, device=order.device).expand_as(order))
+        return places_of(ranks.where(~leads, ranks - last).argsort(dim=1))
+
+
+def keep_every_image(chosen: Tensor, alive: Tensor, images: Tensor) -> Tensor:
+    """Exchange tokens of the image that kept most for the first one of an image that kept none.
+
+    Parameters
+    ----------
+    chosen, alive : Tensor, shape (batch, visual), bool
+    images : Tensor, shape (batch, visual), int64
+
+    Returns
+    -------
+    Tensor, shape (batch, visual), bool
+        As many as ``chosen``.
+    """
+    chosen = chosen.clone()
+    for kept, there, image in zip(chosen, alive, images, strict=True):
+        for lost in sorted(set(image[there].tolist()) - set(image[kept].tolist())) if bool(kept.any()) else ():
+            most = image[kept].bincount().argmax()
+            kept[(kept & (image == most)).nonzero()[-1]] = False
+            kept[(there & (image == lost)).nonzero()[0]] = True
+    return chosen

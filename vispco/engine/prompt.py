@@ -106,6 +106,6 @@ def take_deepstack(kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]
     added = []
     for feature in features:
         full = feature.new_zeros(*mask.shape, feature.shape[-1])
-        full[mask] = feature
+        full[mask.to(full.device)] = feature
         added.append(full)
     return {**kwargs, "visual_pos_masks": None, "deepstack_visual_embeds": None}, added

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from vispco.config import PruningConfig
 from vispco.cost import DecoderShape
 from vispco.engine import refusals
-from vispco.engine.attention import ARGUMENT, is_flash, observed_attention
+from vispco.engine.attention import is_flash, observed_attention
 from vispco.engine.cache import LogicalLayer, take_over
 from vispco.engine.compat import check_release
 from vispco.engine.families import Family, describe
@@ -20,9 +20,10 @@ from vispco.engine.gathering import gather_mask, gather_padding
 from vispco.engine.hooks import Generate, Hook, watched_generate
 from vispco.engine.prefill import Prefill, sample_keys
 from vispco.engine.prompt import Prompt, prompt_end, take_deepstack
+from vispco.engine.seen import ARGUMENT
 from vispco.errors import ConfigError, ModelError
 from vispco.schedule import keep_counts
-from vispco.selectors import Selector, make_selector
+from vispco.selectors import BEFORE, Selector, make_selector
 
 FORWARD = "vispco_forward"
 """Keyword under which a forward's state travels from the decoder to its layers."""
@@ -122,6 +123,7 @@ class Pruned:
             self._selector,
             sample_keys(prompt.input_ids, real),
             added,
+            self._family,
         )
         counts = keep_counts(self._config.keep, start.counts, start.floor)
         return args, {**kwargs, FORWARD: Forward(prompt.input_ids, start, counts, labels, chosen)}
@@ -134,7 +136,7 @@ class Pruned:
         stored = cache.layers[layer] if cache is not None else None
         if forward is None:
             return args, self._meet_cache(stored, args[0], kwargs) if isinstance(stored, LogicalLayer) else kwargs
-        state, hidden = forward.enter(layer, args[0])
+        state, hidden = forward.enter(layer, args[0], kwargs)
         if isinstance(stored, LogicalLayer):
             stored.expect(state.slots, state.fillers, state.real.shape[1])
         kwargs = state.layer_arguments(kwargs, hidden, flash=self._flash)
@@ -241,7 +243,7 @@ def pruned_model(model: Any, config: PruningConfig, given: list[Tensor] | None =
             f"the configuration is for {config.model.type} with {config.model.layers} decoder layers, the model is "
             f"{kind} with {len(family.layers)}; export one for this model"
         )
-    if config.keep[0] < 1.0 and "last_row" in selector.needs:
+    if config.keep[0] < 1.0 and selector.needs & BEFORE:
         raise ConfigError(
             f"keep[0] = {config.keep[0]} drops tokens before layer 0, where {config.selector} has no attention to "
             "score with; set keep[0] to 1, or choose a selector that needs no attention"

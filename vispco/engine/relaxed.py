@@ -10,7 +10,7 @@ that would not happen must not act. With ``hard=True`` the forward pass uses the
 then equals physical dropping) and the backward pass the soft ones (straight-through).
 """
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class RelaxedPrefill(Prefill):
         """Weight of every visual token, shape (batch, visual)."""
         self.soft_count = self.totals.clone()
 
-    def weigh(self, layer: int, ratio: Tensor, hidden: Tensor) -> tuple[Self, Tensor]:
+    def weigh(self, layer: int, ratio: Tensor, hidden: Tensor, arguments: dict[str, Any]) -> tuple[Self, Tensor]:
         """Go from the layer before to ``layer`` and apply its keep ratio.
 
         Parameters
@@ -55,6 +55,8 @@ class RelaxedPrefill(Prefill):
         ratio : Tensor, shape (batch,)
         hidden : Tensor, shape (batch, tokens, width)
             Output of the layer before.
+        arguments : dict
+            Arguments of ``layer`` for the whole sequence.
 
         Returns
         -------
@@ -66,12 +68,12 @@ class RelaxedPrefill(Prefill):
         """
         hidden = self.complete(layer - 1, hidden)
         state = self.fork()
-        return state, state._apply(ratio, hidden)
+        return state, state._apply(ratio, hidden, state.ranks(state.inputs(layer, hidden, arguments)))
 
-    def _apply(self, ratio: Tensor, hidden: Tensor) -> Tensor:
+    def _apply(self, ratio: Tensor, hidden: Tensor, ranks: Tensor) -> Tensor:
         count = ratio * self.totals
         # A token's rank is the weight of all better ones: the plain rank where weights are 0 and 1.
-        order = self.ranks().argsort(dim=1)
+        order = ranks.argsort(dim=1)
         mass = self.weight.gather(1, order)
         rank = torch.zeros_like(mass).scatter(1, order, mass.cumsum(dim=1) - mass)
         # A sample without visual tokens has nothing to weigh, but its gradient has to be finite too.
@@ -81,7 +83,7 @@ class RelaxedPrefill(Prefill):
         weight = torch.minimum(self.weight, share * soft + (1 - share) * self.weight)
         if self.hard:
             whole = keep_counts_of(ratio, self.totals, self.floor).to(weight.device)
-            kept = (self.ranks() < whole[:, None]) & self.alive
+            kept = (ranks < whole[:, None]) & self.alive
             weight = kept.to(weight.dtype) + weight - weight.detach()
             self.alive = kept
         elif bool((weight < NEGLIGIBLE).logical_and(self.alive).any()):
@@ -96,8 +98,9 @@ class RelaxedPrefill(Prefill):
     def _reweigh(self, heads: Tensor) -> Tensor:
         if self.policy is None:
             return heads
-        weighted = heads * self.policy.detach().to(heads.device)[:, None, None]
-        return weighted / weighted.sum(dim=-1, keepdim=True)
+        weighted = heads * self.policy.detach().to(heads.device)[:, None, None, None]
+        # A row may see keys of weight 0 alone: then it has no attention to give.
+        return weighted / weighted.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weighted.dtype).tiny)
 
 
 def keep_counts_of(ratio: Tensor, totals: Tensor, floor: Tensor) -> Tensor:

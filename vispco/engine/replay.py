@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vispco.engine import refusals
-from vispco.engine.attention import ARGUMENT, is_flash, observed_attention
+from vispco.engine.attention import is_flash, observed_attention
 from vispco.engine.families import describe
 from vispco.engine.gathering import gather_slots
 from vispco.engine.prefill import Prefill, last_real, sample_keys
 from vispco.engine.prompt import take_deepstack
 from vispco.engine.relaxed import RelaxedPrefill
+from vispco.engine.seen import ARGUMENT
 from vispco.errors import ModelError
 from vispco.schedule import keep_counts
 from vispco.selectors import Selector
@@ -181,7 +182,7 @@ class Replay:
     def start(self, captured: Captured) -> Prefill:
         """The prefill of a captured batch, before its first layer."""
         c = captured
-        return Prefill(c.visual, c.real, c.query, self.selector, c.keys, c.added)
+        return Prefill(c.visual, c.real, c.query, self.selector, c.keys, c.added, self.family)
 
     def layer(self, index: int, hidden: Tensor, prefill: Prefill, captured: Captured) -> Tensor:
         """Run decoder layer ``index`` on the tokens of ``prefill``; shapes (batch, tokens, width)."""
@@ -200,7 +201,7 @@ class Replay:
         prefill, hidden = self.start(captured), captured.hidden
         counts = keep_counts(keep, prefill.counts, prefill.floor)
         for index in range(self.layers):
-            prefill, hidden = prefill.enter(index, counts[index], hidden)
+            prefill, hidden = prefill.enter(index, counts[index], hidden, captured.arguments[index])
             hidden = self.layer(index, hidden, prefill, captured)
         return self.logits(hidden, prefill, rows)
 
@@ -247,13 +248,14 @@ class Replay:
         c, number = captured, len(ratios)
         first = self.start(c)
         with torch.no_grad():
-            hidden = self.layer(0, c.hidden, first, c)
+            first, hidden = first.enter(0, first.counts, c.hidden, c.arguments[0])
+            hidden = self.layer(0, hidden, first, c)
         every = torch.arange(len(hidden), device=hidden.device).repeat(number)
         hidden, many = hidden[every], c.select(every)
         prefill = RelaxedPrefill(first.select(every), temperature=temperature, hard=hard)
         each = ratios.repeat_interleave(len(c.hidden), dim=0)
         for index in range(1, self.layers):
-            prefill, hidden = prefill.weigh(index, each[:, index], hidden)
+            prefill, hidden = prefill.weigh(index, each[:, index], hidden, many.arguments[index])
             if visit:
                 visit(many.visual_tokens if hard else prefill.alive.sum(dim=1))
             run = (index, hidden, prefill, many)

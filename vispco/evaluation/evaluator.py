@@ -131,8 +131,9 @@ class Evaluator:
         tokens: list[tuple[int, ...]] = []
         for batch in self.batches:
             start = self.replay.start(batch.captured)
-            tokens += zip(batch.text_tokens.tolist(), start.counts.tolist(), start.floor.tolist(), strict=True)
-        return make_cost(name, self.model.config, tokens, int("last_row" in self.selector.needs))
+            sizes = (batch.text_tokens, start.counts, start.floor, start.asked.sum(dim=1))
+            tokens += zip(*(size.tolist() for size in sizes), strict=True)
+        return make_cost(name, self.model.config, tokens, self.selector.flops)
 
     def evaluate(
         self, schedules: Sequence[Schedule], *, limit: int | None = None, advance: Callable[[int], None] | None = None
@@ -188,7 +189,7 @@ class Evaluator:
                 branches.setdefault(tuple(counts[index][layer].tolist()), []).append(index)
             for key, group in branches.items():
                 kept = torch.tensor(key)
-                branch, after = prefill.enter(layer, kept, hidden)
+                branch, after = prefill.enter(layer, kept, hidden, captured.arguments[layer])
                 branch.watch = any(bool((counts[index][layer + 1 : layer + 2] < kept).any()) for index in group)
                 after = self.replay.layer(layer, after, branch, captured)
                 self.charge_layer(batch, kept)

@@ -4,12 +4,53 @@ from collections.abc import Mapping
 from typing import Any
 
 from vispco.errors import ConfigError
-from vispco.selectors.base import Selector, SelectorInputs, rank_tokens
+from vispco.selectors.balanced_fastv import BalancedFastV
+from vispco.selectors.base import (
+    BEFORE,
+    Knob,
+    Need,
+    Nested,
+    Orderer,
+    Scorer,
+    Selector,
+    SelectorInputs,
+    Setter,
+    as_nested,
+    rank_tokens,
+)
+from vispco.selectors.cdpruner import CDPruner
+from vispco.selectors.dart import DART
+from vispco.selectors.divprune import DivPrune
 from vispco.selectors.fastv import FastV
+from vispco.selectors.feather import Feather
+from vispco.selectors.fitprune import FitPrune
+from vispco.selectors.mob import MoB
+from vispco.selectors.pyramiddrop import PyramidDrop
 from vispco.selectors.random import Random
+from vispco.selectors.reverse_fastv import ReverseFastV
+from vispco.selectors.sparsevlm import SparseVLM
+from vispco.selectors.uniform_grid import UniformGrid
+from vispco.selectors.visual_fastv import VisualFastV
+from vispco.selectors.window_fastv import WindowFastV
 
-REGISTRY: dict[str, type[Selector]] = {"fastv": FastV, "random": Random}
-"""Selectors by name."""
+REGISTRY: dict[str, type[Selector]] = {
+    "fastv": FastV,
+    "fitprune": FitPrune,
+    "sparsevlm": SparseVLM,
+    "mob": MoB,
+    "random": Random,
+    "uniform_grid": UniformGrid,
+    "reverse_fastv": ReverseFastV,
+    "visual_fastv": VisualFastV,
+    "window_fastv": WindowFastV,
+    "balanced_fastv": BalancedFastV,
+    "dart": DART,
+    "divprune": DivPrune,
+    "cdpruner": CDPruner,
+    "pyramiddrop": PyramidDrop,
+    "feather": Feather,
+}
+"""Selectors by name: those of the papers that this project grew from, controls, and others of the field."""
 
 
 def make_selector(name: str, parameters: Mapping[str, Any] | None = None) -> Selector:
@@ -28,4 +69,18 @@ def make_selector(name: str, parameters: Mapping[str, Any] | None = None) -> Sel
         raise ConfigError(f"selector {name!r} does not take parameters {dict(parameters or {})} ({error})") from None
 
 
-__all__ = ["REGISTRY", "FastV", "Random", "Selector", "SelectorInputs", "make_selector", "rank_tokens"]
+__all__ = [
+    "BEFORE",
+    "REGISTRY",
+    "Knob",
+    "Need",
+    "Nested",
+    "Orderer",
+    "Scorer",
+    "Selector",
+    "SelectorInputs",
+    "Setter",
+    "as_nested",
+    "make_selector",
+    "rank_tokens",
+]

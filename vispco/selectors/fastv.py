@@ -4,10 +4,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from vispco.selectors.base import Need, SelectorInputs
+from vispco.selectors.base import Need, Scorer, SelectorInputs
 
 
-class FastV:
+class FastV(Scorer):
     """Score of visual token j at a cut before layer l.
 
     The formula::
@@ -20,6 +20,8 @@ class FastV:
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"last_row"})
+    paper: ClassVar[str] = "arXiv 2403.06764"
+    complexity: ClassVar[str] = "O(N H d)"
 
     def score(self, inputs: SelectorInputs) -> Tensor:
         """The attention row itself."""

@@ -1,5 +1,6 @@
 """Random: the control that every method has to beat (arXiv 2502.11501)."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -7,27 +8,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vispco.errors import ConfigError
-from vispco.selectors.base import Need, SelectorInputs
+from vispco.selectors.base import Knob, Need, Scorer, SelectorInputs
 
 
-class Random:
+class Random(Scorer):
     """One uniform permutation per sample, of which a cut keeps a prefix, so deeper cuts are nested.
 
     The permutation depends on ``seed`` and the sample's token ids, not on its place in a batch.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"sample_key"})
+    paper: ClassVar[str] = "arXiv 2502.11501"
+    complexity: ClassVar[str] = "O(N)"
+
+    knobs: ClassVar[Mapping[str, Knob]] = {"seed": Knob(0, 2**64 - 1, whole=True)}
 
     def __init__(self, seed: int = 0):
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-            raise ConfigError(f"selector parameter seed = {seed!r} is not a whole number in 0..2**64-1; choose one")
-        self.seed = seed
+        self.seed = self.knobs["seed"].check("seed", seed)
 
     def score(self, inputs: SelectorInputs) -> Tensor:
         """A uniform draw per token; tokens in the order of their draws are the permutation."""
         assert inputs.sample_key is not None
-        index = np.arange(inputs.valid.shape[-1], dtype=np.uint64)
+        own = torch.arange(inputs.valid.shape[-1])[None]
+        index = (own if inputs.places is None else inputs.places).cpu().numpy().astype(np.uint64)
         key = inputs.sample_key.cpu().numpy().astype(np.uint64)[:, None]
         draws = _mix(_mix(key + np.uint64(self.seed)) + index)
         # The top 24 bits are exact in float32; a tie goes to the lower index like any other.

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from vispco.engine import compat
 from vispco.errors import ModelError
 
 ANY_BACKEND = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4")
@@ -82,8 +83,6 @@ class Adapter:
     backends : tuple of str
     note : str
         What is special about it.
-    caps_logits : bool
-        Whether the model bounds its logits as its text configuration says.
     """
 
     title: str
@@ -91,7 +90,6 @@ class Adapter:
     tokens: tuple[str, ...] = ("image_token_id",)
     backends: tuple[str, ...] = ANY_BACKEND
     note: str = ""
-    caps_logits: bool = False
 
     @property
     def videos(self) -> bool:
@@ -125,7 +123,7 @@ class Adapter:
             visual_ids=tuple(getattr(model.config, name) for name in self.tokens),
             windows=windows,
             backends=tuple(name for name in self.backends if name in MASKED) if sliding else self.backends,
-            logit_cap=getattr(decoder.config, "final_logit_softcapping", None) if self.caps_logits else None,
+            logit_cap=compat.logit_cap(model, decoder.config),
         )
 
 

@@ -10,5 +10,4 @@ PALIGEMMA = Adapter(
     "PaliGemmaForConditionalGeneration",
     backends=MASKED,
     note="the prompt sees both ways; version 2 needs eager attention",
-    caps_logits=True,
 )

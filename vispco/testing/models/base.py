@@ -136,6 +136,8 @@ class TinyModel:
         Model inputs that follow from ``input_ids``, shape (batch, sequence), 0 at padding.
     backends : tuple of str
         Attention implementations that the decoder supports; the first one is what :meth:`build` sets.
+    square : bool
+        Whether the visual tokens of an image are a square, which some selectors need.
     """
 
     name: str
@@ -146,6 +148,7 @@ class TinyModel:
     no_images: Callable[[], dict[str, Tensor]] = field(default=dict, repr=False)
     extras: Callable[[Tensor], dict[str, Tensor]] = field(default=no_extras, repr=False)
     backends: tuple[str, ...] = ("sdpa", "eager")
+    square: bool = True
 
     @property
     def videos(self) -> bool:

@@ -92,6 +92,14 @@ def modalities(input_ids: Tensor) -> dict[str, Tensor]:
 
 
 VARIANTS = tuple(
-    TinyModel(name, name, make, draw_grids, partial(draw_clip, timestamps=make is make_qwen3_vl), extras=modalities)
+    TinyModel(
+        name,
+        name,
+        make,
+        draw_grids,
+        partial(draw_clip, timestamps=make is make_qwen3_vl),
+        extras=modalities,
+        square=False,
+    )
     for name, make in {"qwen2_vl": make_qwen2_vl, "qwen2_5_vl": make_qwen2_5_vl, "qwen3_vl": make_qwen3_vl}.items()
 )
