@@ -44,6 +44,11 @@ def test_a_model_without_its_head_is_refused(case):
         describe(case.net.model)
 
 
+def test_wrappers_that_hide_the_model_are_refused(case):
+    with pytest.raises(ModelError, match=r"DataParallel is no model of transformers.*its \.module"):
+        describe(torch.nn.DataParallel(case.net))
+
+
 def test_hybrids_are_refused_by_their_layers():
     net = MODELS["internvl"].build()
     describe(net).decoder.config.layer_types = ["linear_attention", "full_attention"] * 2

@@ -71,7 +71,12 @@ def describe(model: Any) -> Family:
     """
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
-    adapter = check_supported(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+    if not hasattr(model, "config"):
+        raise ModelError(
+            f"{type(model).__name__} is no model of transformers; pass the model itself (of a DataParallel or "
+            "DistributedDataParallel wrapper, its .module)"
+        )
+    adapter = check_supported(model.config.model_type)
     if adapter.architecture not in {kind.__name__ for kind in type(model).__mro__}:
         raise ModelError(
             f"{type(model).__name__} cannot be pruned as a whole; pass the {adapter.architecture} itself (decoder "
