@@ -93,3 +93,11 @@ def test_prompt_lookup_decoding_crops_a_pruned_cache(tiny_llava):
             **batch, max_new_tokens=8, do_sample=False, prompt_lookup_num_tokens=3, eos_token_id=100_000
         )
     assert torch.equal(plain, guessed[:, : plain.shape[1]])
+
+
+def test_what_assisted_decoding_asked_of_a_cache_is_kept():
+    """It asks for past keys before the first forward, so of the layers that are taken over."""
+    cache = DynamicCache()
+    cache.layers = [LogicalLayer(8), LogicalLayer(8)]
+    cache.layers[0].record_past = True
+    assert [layer.record_past for layer in take_over(cache, 2)] == [True, False]
