@@ -6,13 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vispco.errors import ConfigError, VispcoError
-from vispco.selectors import REGISTRY, Knob, Nested, Scorer, SelectorInputs, make_selector, rank_tokens
+from vispco.selectors import REGISTRY, Knob, Merger, Nested, Scorer, SelectorInputs, make_selector, rank_tokens
 from vispco.selectors.base import places_in
 from vispco.testing import SELECTORS
 from vispco.testing.signals import make_signals
 
 CASES = [(case.selector, parameters) for case in SELECTORS.values() for parameters in ({}, case.params)]
 VALID = torch.tensor([[1] * 9, [1, 1, 0, 1, 0, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0, 0, 0, 0], [0] * 9]).bool()
+LAST = {"question_rows", "question_heads", "question_decay"}
+"""Signals of the question whose last dimension is that of visual tokens."""
 POSITIONAL = {"random", "uniform_grid", "window_fastv", "feather"}
 """Selectors to which a token's place matters."""
 
@@ -34,9 +36,8 @@ def changed(inputs, change):
     parts = {name: value for name, value in vars(inputs).items() if value is not None}
     visual = inputs.valid.shape
     for name, value in parts.items():
-        axis = next((axis for axis in (1, 2) if value.dim() > axis and value.shape[axis] == visual[1]), None)
-        if (axis is not None and not name.startswith("question_")) or name == "question_rows":
-            parts[name] = change(value, axis or 2)
+        if name in LAST or (not name.startswith("question_") and value.shape[:2] == visual):
+            parts[name] = change(value, value.dim() - 1 if name in LAST else 1)
     return SelectorInputs(**parts)
 
 
@@ -92,8 +93,9 @@ def test_padding_and_dropped_tokens_change_nothing(name, parameters):
     def disturb(value, axis):
         if value.dtype == torch.bool or value.dtype == torch.int64:
             return value
-        gone = ~VALID[:, :, None] if axis == 1 and value.dim() == 3 else ~VALID
-        return value.masked_fill(gone[:, None] if axis == 2 else gone, 7.5)
+        shape = [1] * value.dim()
+        shape[0], shape[axis] = VALID.shape
+        return value.masked_fill(~VALID.reshape(shape), 7.5)
 
     def widen(value, axis):
         more = list(value.shape)
@@ -156,7 +158,7 @@ def test_nan_is_refused_where_it_counts(name, parameters):
     selector = make_selector(name, parameters)
     inputs = signals(selector, VALID)
     numbers = {key for key, part in vars(inputs).items() if part is not None and part.dtype == torch.float32}
-    for key in sorted(number for number in numbers if not number.startswith("question_")):
+    for key in sorted(number for number in numbers - {"sizes"} if not number.startswith("question_")):
         part = getattr(inputs, key).clone()
         part[0, 4] = torch.nan
         broken = SelectorInputs(**{**{k: v for k, v in vars(inputs).items() if v is not None}, key: part})
@@ -196,6 +198,78 @@ def test_any_ragged_batch(name, parameters, data):
     for row in range(rows):
         alone = selector.choose(of_rows(inputs, slice(row, row + 1)), counts[row : row + 1])
         assert torch.equal(alone[0], chosen[row])
+
+
+# --- merging ---------------------------------------------------------------------------------------------------------
+
+MERGERS = [(name, parameters) for name, parameters in CASES if issubclass(REGISTRY[name], Merger)]
+every_merger = pytest.mark.parametrize(("name", "parameters"), MERGERS, ids=lambda value: str(value))
+
+
+def merge(name, parameters, inputs, counts):
+    wanted = torch.minimum(torch.as_tensor(counts).expand(len(inputs.valid)), inputs.valid.sum(dim=1))
+    return make_selector(name, parameters).merge(inputs, wanted)
+
+
+@every_merger
+def test_weights_are_those_of_kept_tokens_alone(name, parameters):
+    inputs = signals(make_selector(name, parameters), VALID)
+    for count in range(1, VALID.shape[1]):
+        choice = merge(name, parameters, inputs, count)
+        kept = choice.kept.sum(dim=1)
+        assert choice.weights.shape == (len(VALID), int(kept.max()), VALID.shape[1])
+        assert choice.weights.dtype == torch.float32
+        for row, number in enumerate(kept.tolist()):
+            assert not choice.weights[row, number:].any()
+            assert not choice.weights[row][:, ~VALID[row]].any()
+            own = choice.weights[row, torch.arange(number), choice.kept[row].nonzero()[:, 0]]
+            assert (own > 0).all(), "a kept token is a part of itself"
+
+
+@every_merger
+def test_nothing_is_merged_where_everything_stays(name, parameters):
+    inputs = signals(make_selector(name, parameters), VALID)
+    choice = merge(name, parameters, inputs, VALID.shape[1])
+    assert torch.equal(choice.kept, VALID)
+    for row, kept in enumerate(VALID):
+        assert torch.equal(choice.weights[row, : int(kept.sum())], torch.eye(len(kept))[kept])
+
+
+@every_merger
+def test_every_image_keeps_a_token(name, parameters):
+    inputs = signals(make_selector(name, parameters), VALID)
+    for count in range(2, VALID.shape[1]):
+        for kept, valid, images in zip(
+            merge(name, parameters, inputs, count).kept, VALID, inputs.images, strict=True
+        ):
+            assert set(images[kept].tolist()) == set(images[valid].tolist())
+
+
+@every_merger
+def test_company_and_padding_change_no_weight(name, parameters):
+    inputs = signals(make_selector(name, parameters), VALID)
+    wider = changed(inputs, lambda value, axis: torch.cat([value, torch.zeros_like(value)], dim=axis))
+    for count in (1, 3, 5):
+        whole = merge(name, parameters, inputs, count)
+        padded = merge(name, parameters, wider, count)
+        assert torch.equal(padded.weights[:, :, : VALID.shape[1]], whole.weights)
+        for row, number in enumerate(whole.kept.sum(dim=1).tolist()):
+            alone = merge(name, parameters, of_rows(inputs, slice(row, row + 1)), count)
+            assert torch.allclose(alone.weights[0], whole.weights[row, :number], atol=1e-6)
+
+
+@every_merger
+def test_merged_tokens_are_worth_what_is_in_them(name, parameters):
+    """Merging a token that was merged before is as if its parts were merged now, where weights are means."""
+    if name in {"visionzip", "prumerge"}:
+        pytest.skip("its weights are no means")
+    inputs = signals(make_selector(name, parameters), VALID)
+    for count in (1, 3, 5):
+        weights = merge(name, parameters, inputs, count).weights
+        assert torch.allclose(weights.sum(dim=2)[weights.any(dim=2)], torch.tensor(1.0))
+
+
+# --- parameters ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", list(REGISTRY))

@@ -100,6 +100,9 @@ class Cut:
         Visual tokens before and after it.
     question : float
         Text tokens after the last visual one, up to the end of the prompt.
+    streams : int
+        Vectors per token that a merge has to put together: its hidden state, and what the vision tower still adds to
+        layers from here on (DeepStack).
     """
 
     shape: DecoderShape
@@ -107,6 +110,7 @@ class Cut:
     visual: float
     kept: float
     question: float
+    streams: int = 1
 
     @property
     def attention_row(self) -> float:
@@ -177,9 +181,10 @@ def count_flops(
     full = float(text_tokens + visual_tokens)
     asked = float(text_tokens if question is None else question)
     before = [visual_tokens, *counts.tolist()]
+    deepstack = len(getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None) or ())
     cuts = [
-        Cut(shape, float(text_tokens + had), float(had), float(kept), asked)
-        for had, kept in pairwise(before)
+        Cut(shape, float(text_tokens + had), float(had), float(kept), asked, 1 + max(0, deepstack - layer))
+        for layer, (had, kept) in enumerate(pairwise(before))
         if kept < had
     ]
     return FlopReport(

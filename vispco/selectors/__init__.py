@@ -7,7 +7,9 @@ from vispco.errors import ConfigError
 from vispco.selectors.balanced_fastv import BalancedFastV
 from vispco.selectors.base import (
     BEFORE,
+    Choice,
     Knob,
+    Merger,
     Need,
     Nested,
     Orderer,
@@ -72,7 +74,9 @@ def make_selector(name: str, parameters: Mapping[str, Any] | None = None) -> Sel
 __all__ = [
     "BEFORE",
     "REGISTRY",
+    "Choice",
     "Knob",
+    "Merger",
     "Need",
     "Nested",
     "Orderer",

@@ -1,11 +1,12 @@
 """What a selector is and what it may see.
 
 A selector decides *which* visual tokens stay; the engine decides how many. It is a pure function of the inputs that it
-declares in ``needs``: the engine computes just those, never a full attention map. There are three kinds:
+declares in ``needs``: the engine computes just those, never a full attention map. There are these kinds:
 
 * a :class:`Scorer` gives every token a score, and the best stay;
 * an :class:`Orderer` picks token after token, so that more tokens are a longer prefix of one order;
-* a :class:`Setter` chooses a set that depends on how many tokens it may have.
+* a :class:`Setter` chooses a set that depends on how many tokens it may have, and a :class:`Merger` is one that puts
+  tokens together, so that what it drops lives on in what it keeps.
 
 Scorers and orderers are nested: of falling counts on the same inputs, each keeps a part of what the one before kept.
 Only they can be searched by gradient, which weights tokens by their rank.
@@ -28,6 +29,8 @@ Need = Literal[
     "next_row",
     "unrotated_row",
     "question_rows",
+    "question_heads",
+    "question_decay",
     "self_mass",
     "cross_mass",
     "keys",
@@ -36,10 +39,15 @@ Need = Literal[
     "embeddings",
     "grid",
     "sample_key",
+    "tower_row",
+    "tower_first_row",
+    "tower_keys",
+    "tower_hidden",
+    "crops",
 ]
 
 BEFORE: frozenset[Need] = frozenset(
-    {"last_row", "visual_row", "question_rows", "self_mass", "cross_mass", "keys", "normed"}
+    {"last_row", "visual_row", "question_rows", "question_heads", "self_mass", "cross_mass", "keys", "normed"}
 )
 """Needs that come out of the layer before a cut: with one of them nothing can be dropped before the first layer."""
 
@@ -60,6 +68,8 @@ class SelectorInputs:
         Place of every token among the sample's visual tokens before anything was dropped. Always given by the engine.
     images : Tensor, shape (batch, visual), int64, or None
         Image of every token, counted from 0. Always given by the engine.
+    sizes : Tensor, shape (batch, visual), float32, or None
+        How many original tokens each one stands for: 1 until tokens are merged. Always given by the engine.
     last_row : Tensor, shape (batch, visual), float32, or None
         ``mean_h A[h, last, j]``, attention of the last prompt token.
     visual_row : Tensor, shape (batch, visual), float32, or None
@@ -70,6 +80,11 @@ class SelectorInputs:
         As ``next_row``, without rotary positions and with the softmax over visual tokens alone.
     question_rows : Tensor, shape (batch, question, visual), float32, or None
         ``mean_h A[h, t, j]`` of every question token.
+    question_heads : Tensor, shape (batch, heads, question, visual), float32, or None
+        ``A[h, t, j]`` of every question token and query head.
+    question_decay : Tensor, shape (batch, question, visual), float32, or None
+        What rotary positions alone make of the product of a question token and a visual one: the scaled product of
+        all-ones vectors that are rotated like a query and a key of the layer after the cut. May be 0 or negative.
     self_mass : Tensor, shape (batch, visual), float32, or None
         Mean over visual tokens q of ``max_h A[h, q, j]``.
     cross_mass : Tensor, shape (batch, visual), float32, or None
@@ -92,16 +107,33 @@ class SelectorInputs:
         Row and column of every token in its image.
     sample_key : Tensor, shape (batch,), int64, or None
         A number that depends on the sample's token ids alone, for reproducible randomness.
+    tower_row : Tensor, shape (batch, visual), float32, or None
+        Attention in the vision tower's layer whose output is projected, mean over heads: of the class token, or, where
+        the tower has none, received on average over all patches of the image.
+    tower_first_row : Tensor, shape (batch, visual), float32, or None
+        The same in the tower's first layer.
+    tower_keys : Tensor, shape (batch, visual, heads, head_dim), float32, or None
+        Keys of the layer of ``tower_row``.
+    tower_hidden : Tensor, shape (batch, visual, width), float32, or None
+        What that layer puts out, before the projector.
+    crops : Tensor, shape (batch, visual), int64, or None
+        Tile of its image that a token is from; 0 is the whole picture, and the only one where images are not tiled.
+
+    Where several patches make one token, tower signals are their means. A token that is no patch (the newline of
+    LLaVA-NeXT) has zeros. After a merge, all signals but those of the decoder are those of the token that stayed.
     """
 
     valid: Tensor
     places: Tensor | None = None
     images: Tensor | None = None
+    sizes: Tensor | None = None
     last_row: Tensor | None = None
     visual_row: Tensor | None = None
     next_row: Tensor | None = None
     unrotated_row: Tensor | None = None
     question_rows: Tensor | None = None
+    question_heads: Tensor | None = None
+    question_decay: Tensor | None = None
     self_mass: Tensor | None = None
     cross_mass: Tensor | None = None
     keys: Tensor | None = None
@@ -115,6 +147,27 @@ class SelectorInputs:
     question_valid: Tensor | None = None
     grid: Tensor | None = None
     sample_key: Tensor | None = None
+    tower_row: Tensor | None = None
+    tower_first_row: Tensor | None = None
+    tower_keys: Tensor | None = None
+    tower_hidden: Tensor | None = None
+    crops: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Tokens that stay at a cut, and what is in them.
+
+    Attributes
+    ----------
+    kept : Tensor, shape (batch, visual), bool
+    weights : Tensor, shape (batch, kept, visual), float32, or None
+        Hidden states of the k-th kept token become ``sum_j weights[k, j] h_j``. Rows beyond a sample's kept tokens, and
+        columns of tokens that are not valid, are zero. None if kept tokens stay as they are.
+    """
+
+    kept: Tensor
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +215,7 @@ SIGNAL_FLOPS: dict[str, Callable[[Cut], float]] = {
     "next_row": _glance,
     "unrotated_row": _glance,
     "question_rows": lambda cut: cut.question * cut.attention_row,
+    "question_heads": lambda cut: cut.question * cut.attention_row,
     "cross_mass": lambda cut: cut.question * cut.attention_row,
     "self_mass": lambda cut: cut.visual * cut.attention_row,
 }
@@ -261,6 +315,26 @@ class Setter(Selector):
     """A selector whose set depends on how many tokens it may have; nothing beyond :meth:`choose`."""
 
 
+class Merger(Setter):
+    """A selector whose kept tokens take in others.
+
+    A merged token stands where the kept one stood, with its position, and costs what one token costs. While a sample
+    has a token for each of its images, every image keeps one.
+    """
+
+    def flops(self, cut: Cut) -> float:
+        """As of every selector, and the product of weights and hidden states."""
+        return super().flops(cut) + 2.0 * cut.kept * cut.visual * cut.shape.hidden * cut.streams
+
+    @abstractmethod
+    def merge(self, inputs: SelectorInputs, counts: Tensor) -> Choice:
+        """Tokens to keep, exactly ``counts`` (batch,) of the valid ones, and their weights."""
+
+    def choose(self, inputs: SelectorInputs, counts: Tensor) -> Tensor:
+        """The kept tokens of :meth:`merge`."""
+        return self.merge(inputs, counts).kept
+
+
 def as_nested(selector: Selector) -> Nested:
     """The selector, if it can rank tokens.
 
@@ -322,7 +396,7 @@ def check_finite(signal: Tensor, valid: Tensor) -> None:
 
     Parameters
     ----------
-    signal : Tensor, shape (batch, visual) or (batch, visual, width)
+    signal : Tensor, shape (batch, visual, ...)
     valid : Tensor, shape (batch, visual), bool
 
     Raises
@@ -330,6 +404,6 @@ def check_finite(signal: Tensor, valid: Tensor) -> None:
     VispcoError
         The model's numbers are broken, and a choice made from them would be arbitrary.
     """
-    broken = signal.isnan() if signal.dim() == 2 else signal.isnan().any(dim=-1)
+    broken = signal.isnan().reshape(*valid.shape, -1).any(dim=-1) if signal.numel() else ~valid & valid
     if bool((broken & valid).any()):
         raise VispcoError("a selector met NaN; the model's attention or hidden states hold NaN")

@@ -14,6 +14,9 @@ QUESTION = 5
 WIDTH = 8
 """Width of hidden states and keys."""
 
+HEADS = 2
+"""Attention heads, of the decoder and of the vision tower."""
+
 
 def make_signals(valid: Tensor, needs: Iterable[str], seed: int = 0) -> SelectorInputs:
     """Signals in the shapes that the engine gives, and only those that are asked for.
@@ -51,6 +54,8 @@ def make_signals(valid: Tensor, needs: Iterable[str], seed: int = 0) -> Selector
     )
     made: dict[str, dict[str, Tensor]] = {
         "question_rows": {"question_rows": draw("question_rows", QUESTION).transpose(1, 2).sigmoid()},
+        "question_heads": {"question_heads": draw("question_heads", HEADS, QUESTION).permute(0, 2, 3, 1).sigmoid()},
+        "question_decay": {"question_decay": draw("question_decay", QUESTION).transpose(1, 2) + 2},
         "keys": {"keys": draw("keys", WIDTH), "question_keys": draw_question("question_keys")},
         "hidden": {"hidden": draw("hidden", WIDTH), "question_hidden": draw_question("question_hidden")},
         "normed": {"normed": draw("normed", WIDTH), "question_normed": draw_question("question_normed")},
@@ -59,13 +64,23 @@ def make_signals(valid: Tensor, needs: Iterable[str], seed: int = 0) -> Selector
             "question_embeddings": draw_question("question_embeddings"),
         },
         "grid": {"grid": torch.stack([local // 3, local % 3], dim=-1)},
+        "tower_keys": {"tower_keys": draw("tower_keys", HEADS, WIDTH // HEADS)},
+        "tower_hidden": {"tower_hidden": draw("tower_hidden", WIDTH)},
+        # Of each image the first row of three is the whole picture, and each row after it a tile.
+        "crops": {"crops": local // 3},
         "sample_key": {"sample_key": torch.tensor([hash_of(seed, "key", sample) for sample in range(batch)])},
     }
-    for name in ("last_row", "visual_row", "next_row", "unrotated_row", "self_mass", "cross_mass"):
+    rows = ("last_row", "visual_row", "next_row", "unrotated_row", "self_mass", "cross_mass")
+    for name in (*rows, "tower_row", "tower_first_row"):
         made[name] = {name: draw(name).sigmoid()}
     chosen = {name: value for need in needs for name, value in made[need].items()}
     return SelectorInputs(
-        valid=valid, places=places, images=(places >= half).long(), question_valid=question_valid, **chosen
+        valid=valid,
+        places=places,
+        images=(places >= half).long(),
+        sizes=1 + draw("sizes").abs().floor(),
+        question_valid=question_valid,
+        **chosen,
     )
 
 
