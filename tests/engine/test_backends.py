@@ -15,7 +15,7 @@ from vispco.engine.attention import observed_attention
 from vispco.engine.families import REGISTRY, describe
 from vispco.engine.pruning import pruned_model
 from vispco.errors import ModelError
-from vispco.selectors import make_selector
+from vispco.selectors import Choice, make_selector
 from vispco.testing import MODELS, SELECTORS, Case, Sample
 from vispco.testing.conformance import GREEDY, SINGLE
 
@@ -27,7 +27,7 @@ def test_eager_and_sdpa_agree_on_given_tokens(name):
     case, eager = (Case(MODELS[name], RANDOM, backend) for backend in ("sdpa", "eager"))
     with prune(case.net, case.config()) as pruned:
         ours = case.net(**case.inputs).logits
-    with pruned_model(eager.net, eager.config(), given=pruned.kept):
+    with pruned_model(eager.net, eager.config(), given=list(map(Choice, pruned.kept))):
         theirs = eager.net(**eager.inputs).logits
     rows = case.there(pruned.kept)[-1]
     case.check_close(ours[rows], theirs[rows], "backends differ")

@@ -239,9 +239,7 @@ def test_nothing_is_merged_where_everything_stays(name, parameters):
 def test_every_image_keeps_a_token(name, parameters):
     inputs = signals(make_selector(name, parameters), VALID)
     for count in range(2, VALID.shape[1]):
-        for kept, valid, images in zip(
-            merge(name, parameters, inputs, count).kept, VALID, inputs.images, strict=True
-        ):
+        for kept, valid, images in zip(merge(name, parameters, inputs, count).kept, VALID, inputs.images, strict=True):
             assert set(images[kept].tolist()) == set(images[valid].tolist())
 
 

@@ -4,8 +4,10 @@ from vispco.engine.attention import observed_attention
 from vispco.engine.checkpoint import fingerprint, load_checkpoint, model_card
 from vispco.engine.pruning import Pruned, prune
 from vispco.engine.replay import Captured, Replay
+from vispco.engine.tower import TOWER
 
 __all__ = [
+    "TOWER",
     "Captured",
     "Pruned",
     "Replay",

@@ -6,7 +6,9 @@ import warnings
 from functools import cache
 from typing import Any
 
+import torch
 import transformers
+from torch import Tensor
 
 NEWEST_TESTED = (5, 23)
 """Newest minor release that the whole test suite ran on; `make test-matrix` runs the oldest and a middle one too."""
@@ -23,6 +25,19 @@ def tokens_to_remove(argument: int, length: int) -> int:
 def stable_name(parameter: str) -> str:
     """A parameter's name that is the same in all releases: some nest the vision tower one module deeper."""
     return re.sub(r"\bvision_tower\.vision_model\.", "vision_tower.", parameter)
+
+
+def one_axis(tables: tuple[Tensor, Tensor], text: Any) -> tuple[Tensor, Tensor]:
+    """Rotary tables (batch or 1, sequence, width); releases before 5.16 give layers those of M-RoPE one per axis."""
+    if tables[0].dim() == 3:
+        return tables
+    sections = 2 * text.rope_parameters["mrope_section"]
+
+    def merge(table: Tensor) -> Tensor:
+        parts = table.split(sections, dim=-1)
+        return torch.cat([part[index % 3] for index, part in enumerate(parts)], dim=-1)
+
+    return merge(tables[0]), merge(tables[1])
 
 
 def logit_cap(model: Any, text: Any) -> float | None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vispco.engine.prefill import Prefill
 from vispco.engine.prompt import IGNORED
+from vispco.selectors import Choice
 
 
 class Forward:
@@ -21,7 +22,7 @@ class Forward:
         Visual tokens to keep.
     labels : Tensor, shape (batch, sequence), or None
         Our own copy: targets that follow dropped tokens are struck out of it.
-    chosen : list of Tensor, one per layer, shape (batch, visual), bool, or None
+    given : list of Choice, one per layer, or None
         Which tokens to keep, if that was decided before: they are gathered even where none is dropped.
     """
 
@@ -31,9 +32,9 @@ class Forward:
         start: Prefill,
         counts: Tensor,
         labels: Tensor | None = None,
-        chosen: list[Tensor] | None = None,
+        given: list[Choice] | None = None,
     ):
-        self.input_ids, self.counts, self.labels, self.chosen = input_ids, counts, labels, chosen
+        self.input_ids, self.counts, self.labels, self.given = input_ids, counts, labels, given
         self.states = [start]
         """State before the first layer, then that of every layer."""
 
@@ -43,16 +44,16 @@ class Forward:
         if layer + 1 < len(self.states):
             state = self.states[layer + 1]
             return state, state.enter_again(layer, before, hidden)
-        chosen = self.chosen[layer] if self.chosen else None
-        state, hidden = before.enter(layer, self.counts[layer], hidden, arguments, chosen)
-        state.watch = not self.chosen and bool((self.counts[layer + 1 : layer + 2] < self.counts[layer]).any())
+        given = self.given[layer] if self.given else None
+        state, hidden = before.enter(layer, self.counts[layer], hidden, arguments, given)
+        state.watch = not self.given and bool((self.counts[layer + 1 : layer + 2] < self.counts[layer]).any())
         self.states.append(state)
         return state, hidden
 
     @property
-    def kept(self) -> list[Tensor]:
-        """Visual tokens that ran in each layer; bool, shape (batch, visual)."""
-        return [state.alive for state in self.states[1:]]
+    def choices(self) -> list[Choice]:
+        """Visual tokens that ran in each layer, and what was merged at its input."""
+        return [Choice(state.alive, state.merged) for state in self.states[1:]]
 
     def is_continued_by(self, input_ids: Tensor) -> bool:
         """Whether ``input_ids`` are those of this forward with one token more."""

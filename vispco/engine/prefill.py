@@ -7,13 +7,24 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from vispco.engine import compat
 from vispco.engine.attention import is_flash
 from vispco.engine.gathering import gather_slots
 from vispco.engine.running import Running
 from vispco.engine.seen import Seen
-from vispco.engine.signals import OBSERVED, Sight, Tokens, find_question, glance, next_row, square_grid, unrotated_row
+from vispco.engine.signals import (
+    OBSERVED,
+    Sight,
+    Tokens,
+    find_question,
+    glance,
+    next_row,
+    question_decay,
+    square_grid,
+    unrotated_row,
+)
 from vispco.errors import VispcoError
-from vispco.selectors import Nested, Selector, SelectorInputs, as_nested
+from vispco.selectors import Choice, Merger, Nested, Selector, SelectorInputs, as_nested
 from vispco.selectors.base import places_of
 
 
@@ -68,7 +79,7 @@ class Prefill(Running):
         self.signals: dict[str, Tensor] = {}
         """What the selector needs of the layer that ran."""
         self.constant: dict[str, Tensor] = {}
-        """What it needs of the decoder's input."""
+        """What it needs of the images and of the decoder's input."""
         self.watch = True
         """Whether the layer that runs is one before a cut, so that its attention is worth computing."""
         self._whole = self.alive
@@ -86,7 +97,7 @@ class Prefill(Running):
     # The layers, in the order in which things happen to them.
 
     def enter(
-        self, layer: int, counts: Tensor, hidden: Tensor, arguments: dict[str, Any], chosen: Tensor | None = None
+        self, layer: int, counts: Tensor, hidden: Tensor, arguments: dict[str, Any], choice: Choice | None = None
     ) -> tuple[Self, Tensor]:
         """Go from the layer before to ``layer``.
 
@@ -99,7 +110,7 @@ class Prefill(Running):
             Output of the layer before.
         arguments : dict
             Arguments of ``layer`` for the whole sequence.
-        chosen : Tensor, shape (batch, visual), bool, or None
+        choice : Choice or None
             Which tokens to keep, ``counts`` of them; the selector's choice if None.
 
         Returns
@@ -112,28 +123,28 @@ class Prefill(Running):
         hidden = self.complete(layer - 1, hidden)
         state = self.fork()
         if layer == 0 and "embeddings" in self.selector.needs:
-            state.constant = state._here(state._rows_of("embeddings", hidden))
-        return state, state.cut(layer, counts, hidden, arguments, chosen)
+            state.constant = {**state.constant, **state._here(state._rows_of("embeddings", hidden))}
+        return state, state.cut(layer, counts, hidden, arguments, choice)
 
     def enter_again(self, layer: int, before: "Prefill", hidden: Tensor) -> Tensor:
         """The input of a layer that runs once more in the backward pass, as :meth:`enter` made it."""
         return self.drop_again(before.complete(layer - 1, hidden))
 
     def cut(
-        self, layer: int, counts: Tensor, hidden: Tensor, arguments: dict[str, Any], chosen: Tensor | None = None
+        self, layer: int, counts: Tensor, hidden: Tensor, arguments: dict[str, Any], choice: Choice | None = None
     ) -> Tensor:
         """Drop visual tokens at the input of a layer; ``hidden`` itself where the selector has nothing to choose."""
         counts = torch.minimum(counts, self.counts)
-        if chosen is None:
+        if choice is None:
             if torch.equal(counts, self.counts):
                 return hidden
-            chosen = self.choose(self.inputs(layer, hidden, arguments), counts)
-        return self.drop(chosen, counts, hidden)
+            choice = self.choose(self.inputs(layer, hidden, arguments), counts)
+        return self.drop(choice, counts, hidden)
 
-    def drop(self, chosen: Tensor, counts: Tensor, hidden: Tensor) -> Tensor:
+    def drop(self, choice: Choice, counts: Tensor, hidden: Tensor) -> Tensor:
         """Leave only some visual tokens running; signals of the layer before are not about those that are left."""
         self.signals = {}
-        return super().drop(chosen, counts, hidden)
+        return super().drop(choice, counts, hidden)
 
     # What the selector sees.
 
@@ -165,6 +176,13 @@ class Prefill(Running):
         if self.left is None:
             return values
         return torch.full_like(self.alive, rest, dtype=values.dtype).scatter(1, self.left, values)
+
+    def _spread_columns(self, weights: Tensor) -> Tensor:
+        """Weights (batch, kept, tokens shown) with zeros for the other tokens; shape (batch, kept, visual)."""
+        if self.left is None:
+            return weights
+        full = weights.new_zeros(*weights.shape[:2], self.alive.shape[1])
+        return full.scatter(2, self.left[:, None].expand_as(weights), weights)
 
     def _reweigh(self, heads: Tensor) -> Tensor:
         """Attention (batch, kv_heads, groups, rows, tokens) as the tokens that run see it."""
@@ -204,8 +222,15 @@ class Prefill(Running):
                 given = self.layer_arguments(arguments, hidden, flash=flash)
                 seen = glance(family, layer, hidden.detach(), given, rotated=rotated)
                 signals |= self._here({need: read(self._sight(seen), self._tokens)})
-        if "grid" in needs:
+        if "question_decay" in needs:
+            text = family.decoder.config
+            tables = compat.one_axis(arguments["position_embeddings"], text)
+            width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+            signals |= self._here({"question_decay": question_decay(tables, self._tokens, width)})
+        if "grid" in needs and "grid" not in signals:
             signals["grid"] = self._shown(square_grid(self.images, self._whole))
+        if "crops" in needs and "crops" not in signals:
+            signals["crops"] = torch.zeros_like(self._shown(self.images))
         if "sample_key" in needs:
             signals["sample_key"] = self.keys
         alive = self._shown(self.alive)
@@ -214,20 +239,26 @@ class Prefill(Running):
             valid=alive,
             places=self._shown(places),
             images=self._shown(self.images),
+            sizes=self._shown(self.sizes),
             question_valid=self.asked,
             **signals,
         )
 
-    def choose(self, inputs: SelectorInputs, counts: Tensor) -> Tensor:
-        """Visual tokens to keep, ``counts`` (batch,) of them; bool, shape (batch, visual).
+    def choose(self, inputs: SelectorInputs, counts: Tensor) -> Choice:
+        """Visual tokens to keep, ``counts`` (batch,) of them.
 
         The selector's choice, but that of several images each keeps a token while the counts leave it one.
         """
+        counts = counts.to(self.alive.device)
+        if isinstance(self.selector, Merger):
+            merged = self.selector.merge(inputs, counts)
+            assert merged.weights is not None
+            return Choice(self._spread(merged.kept, 0), self._spread_columns(merged.weights))
         several = bool((self.floor > 1).any())
         if several and isinstance(self.selector, Nested):
-            return self.alive & (self.ranks(inputs) < counts.to(self.alive.device)[:, None])
-        chosen = self._spread(self.selector.choose(inputs, counts.to(self.alive.device)), 0)
-        return keep_every_image(chosen, self.alive, self.images) if several else chosen
+            return Choice(self.alive & (self.ranks(inputs) < counts[:, None]))
+        chosen = self._spread(self.selector.choose(inputs, counts), 0)
+        return Choice(keep_every_image(chosen, self.alive, self.images) if several else chosen)
 
     def ranks(self, inputs: SelectorInputs) -> Tensor:
         """Rank of every visual token among those alive, shape (batch, visual): the selector's, leaders first.

@@ -1,6 +1,7 @@
 """What a caller passed to the model, as far as pruning needs it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from vispco.engine import refusals
 from vispco.engine.families import Family
+from vispco.engine.families.base import Pictures
 from vispco.engine.prefill import last_real
 from vispco.errors import ModelError
 
@@ -26,11 +28,14 @@ class Prompt:
         Padding mask.
     visual_features : bool
         Whether pixels, or what an encoder made of them, come with the call.
+    pictures : dict
+        What it says of images beside their pixels.
     """
 
     input_ids: Tensor | None = None
     mask: Any = None
     visual_features: bool = False
+    pictures: Pictures = field(default_factory=dict)
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Prompt":
@@ -52,7 +57,8 @@ class Prompt:
             )
         pixels = any(name.startswith("pixel_values") and value is not None for name, value in kwargs.items())
         encoded = any(value is not None for value in (kwargs.get("mm_encoder_outputs") or {}).values())
-        return cls(kwargs.get("input_ids", args[0] if args else None), mask, pixels or encoded)
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        return cls(ids, mask, pixels or encoded, told_of_pictures(kwargs))
 
     def tokens(self, family: Family) -> tuple[Tensor, Tensor]:
         """Visual tokens, and tokens that are not padding; bool, both of shape (batch, sequence).
@@ -72,6 +78,11 @@ class Prompt:
             raise ModelError(f"attention_mask has {given}; pass the tokenizer's mask (batch, sequence)")
         real = self.mask.bool()
         return visual & real, real
+
+
+def told_of_pictures(inputs: Mapping[str, Any]) -> Pictures:
+    """Those of a model's inputs that describe its images and videos, pixels left out."""
+    return {name: inputs[name] for name in ("image_sizes", "image_grid_thw", "video_grid_thw") if name in inputs}
 
 
 def prompt_end(real: Tensor, visual: Tensor, labels: Tensor | None) -> Tensor:

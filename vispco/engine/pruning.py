@@ -21,9 +21,10 @@ from vispco.engine.hooks import Generate, Hook, watched_generate
 from vispco.engine.prefill import Prefill, sample_keys
 from vispco.engine.prompt import Prompt, prompt_end, take_deepstack
 from vispco.engine.seen import ARGUMENT
+from vispco.engine.tower import Watch, watched_tower
 from vispco.errors import ConfigError, ModelError
 from vispco.schedule import keep_counts
-from vispco.selectors import BEFORE, Selector, make_selector
+from vispco.selectors import BEFORE, Choice, Selector, make_selector
 
 FORWARD = "vispco_forward"
 """Keyword under which a forward's state travels from the decoder to its layers."""
@@ -41,6 +42,8 @@ class Pruned:
         Visual tokens that entered each layer.
     kept : list of Tensor, one per layer, shape (batch, visual), bool
         Which of them, in the sample's original order.
+    merged : list of Tensor or None, one per layer, shape (batch, kept, visual), float32
+        Weights of all tokens in each kept one, in order, where tokens were merged at the layer's input.
     kv_bytes : int
         Bytes of keys and values that the cache holds after the prefill, fillers of ragged batches included; 0 without
         a cache.
@@ -48,6 +51,7 @@ class Pruned:
 
     kept_counts: Tensor
     kept: list[Tensor]
+    merged: list[Tensor | None]
     kv_bytes: int
 
     def __init__(
@@ -56,10 +60,11 @@ class Pruned:
         config: PruningConfig,
         selector: Selector,
         generate: Generate,
-        given: list[Tensor] | None = None,
+        watch: Watch,
+        given: list[Choice] | None = None,
     ):
         self._family, self._config, self._selector, self._generate = family, config, selector, generate
-        self._given = given
+        self._watch, self._given = watch, given
         text: Any = family.decoder.config
         self._flash = is_flash(text._attn_implementation)
         self._labels: Tensor | None = None
@@ -93,6 +98,7 @@ class Pruned:
 
     def _remember_prompt(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._prompt = Prompt.of(args, kwargs)
+        self._watch.reset()
 
     def _open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """Start following a prefill; a decoding step has no visual tokens and needs nothing here."""
@@ -112,10 +118,10 @@ class Pruned:
         visual, real = prompt.tokens(self._family)
         kwargs, added = take_deepstack(kwargs)
         assert prompt.input_ids is not None
-        chosen, previous = self._given, self._generate.previous
+        given, previous = self._given, self._generate.previous
         if previous is not None and previous.is_continued_by(prompt.input_ids):
             # Decoding without a cache repeats the prefill at every step; what it keeps was decided at the first.
-            visual, chosen = nn.functional.pad(previous.states[0].visual, (0, 1)), previous.kept
+            visual, given = nn.functional.pad(previous.states[0].visual, (0, 1)), previous.choices
         start = Prefill(
             visual,
             real,
@@ -125,8 +131,10 @@ class Pruned:
             added,
             self._family,
         )
+        if given is None:
+            start.constant = self._watch.signals(prompt.pictures, start.alive)
         counts = keep_counts(self._config.keep, start.counts, start.floor)
-        return args, {**kwargs, FORWARD: Forward(prompt.input_ids, start, counts, labels, chosen)}
+        return args, {**kwargs, FORWARD: Forward(prompt.input_ids, start, counts, labels, given)}
 
     def _enter(self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """Before a layer: drop tokens in a prefill, take the mask apart in a decoding step."""
@@ -164,7 +172,9 @@ class Pruned:
         if forward is None:
             return output
         forward.strike_lost_targets()
-        self.kept_counts, self.kept = forward.counts, forward.kept
+        self.kept_counts = forward.counts
+        self.kept = [choice.kept for choice in forward.choices]
+        self.merged = [choice.weights for choice in forward.choices]
         if self._generate.running and not self._stored:
             self._generate.previous = forward
         hidden = forward.states[-1].scatter_back(output[0])
@@ -227,12 +237,12 @@ def prune(model: Any, config: PruningConfig) -> Iterator[Pruned]:
 
 
 @contextmanager
-def pruned_model(model: Any, config: PruningConfig, given: list[Tensor] | None = None) -> Iterator[Pruned]:
+def pruned_model(model: Any, config: PruningConfig, given: list[Choice] | None = None) -> Iterator[Pruned]:
     """:func:`prune` without a look at the release of transformers, and with given choices for tests.
 
     Parameters
     ----------
-    given : list of Tensor, one per layer, shape (batch, visual), bool, or None
+    given : list of Choice, one per layer, or None
         Tokens to keep in place of the selector's choice, as many as the schedule says.
     """
     family = describe(model)
@@ -251,6 +261,7 @@ def pruned_model(model: Any, config: PruningConfig, given: list[Tensor] | None =
     with ExitStack() as stack:
         stack.enter_context(observed_attention(family))
         generate = stack.enter_context(watched_generate(family.model))
-        pruned = Pruned(family, config, selector, generate, given)
+        watch = stack.enter_context(watched_tower(family, selector.needs))
+        pruned = Pruned(family, config, selector, generate, watch, given)
         pruned.install(stack)
         yield pruned

@@ -18,6 +18,7 @@ from torch import Tensor
 from vispco.engine.gathering import gather_slots
 from vispco.engine.prefill import Prefill
 from vispco.schedule import keep_counts
+from vispco.selectors import Choice
 
 NEGLIGIBLE = 0.02
 """Weight below which a token is dropped physically: it would cost as much as any other."""
@@ -88,7 +89,7 @@ class RelaxedPrefill(Prefill):
             self.alive = kept
         elif bool((weight < NEGLIGIBLE).logical_and(self.alive).any()):
             kept = self.alive & (weight.detach() >= NEGLIGIBLE)
-            hidden = self.drop(kept, kept.sum(dim=1).cpu(), hidden)
+            hidden = self.drop(Choice(kept), kept.sum(dim=1).cpu(), hidden)
         self.weight, self.soft_count = weight * self._original, count
         sequence = torch.ones_like(self.visual, dtype=weight.dtype)
         policy = sequence.scatter(1, self.visual_slots, torch.where(self._original, weight, 1.0))

@@ -8,7 +8,7 @@ replayed: with tokens dropped (:meth:`Replay.run`, which can be forked where sch
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,9 +20,10 @@ from vispco.engine.attention import is_flash, observed_attention
 from vispco.engine.families import describe
 from vispco.engine.gathering import gather_slots
 from vispco.engine.prefill import Prefill, last_real, sample_keys
-from vispco.engine.prompt import take_deepstack
+from vispco.engine.prompt import take_deepstack, told_of_pictures
 from vispco.engine.relaxed import RelaxedPrefill
 from vispco.engine.seen import ARGUMENT
+from vispco.engine.tower import watched_tower
 from vispco.errors import ModelError
 from vispco.schedule import keep_counts
 from vispco.selectors import Selector
@@ -44,6 +45,8 @@ class Captured:
     query : Tensor, shape (batch,)
         Slot of the last prompt token.
     keys : Tensor, shape (batch,)
+    pictured : dict of str to Tensor, shape (batch, visual, ...)
+        Signals of the images that the selector needs.
     """
 
     hidden: Tensor
@@ -53,6 +56,7 @@ class Captured:
     real: Tensor
     query: Tensor
     keys: Tensor
+    pictured: dict[str, Tensor]
 
     @property
     def visual_tokens(self) -> Tensor:
@@ -92,6 +96,7 @@ class Captured:
             rows(self.real),
             rows(self.query),
             rows(self.keys),
+            {name: rows(value) for name, value in self.pictured.items()},
         )
 
 
@@ -168,7 +173,7 @@ class Replay:
 
         hook = self.family.decoder.register_forward_pre_hook(take, with_kwargs=True)
         try:
-            with _bypassed(self.family.layers, visit):
+            with _bypassed(self.family.layers, visit), watched_tower(self.family, self.selector.needs) as watch:
                 self.model(**inputs, use_cache=False)
         except _Stop:
             pass
@@ -177,12 +182,17 @@ class Replay:
         ids, real = inputs["input_ids"], inputs["attention_mask"].bool()
         visual = self.family.visual_mask(ids) & real
         end = last_real(real) if query is None else query
-        return Captured(first[0], tuple(arguments), tuple(added), visual, real, end, sample_keys(ids, real))
+        keys = sample_keys(ids, real)
+        captured = Captured(first[0], tuple(arguments), tuple(added), visual, real, end, keys, {})
+        pictured = watch.signals(told_of_pictures(inputs), self.start(captured).alive)
+        return replace(captured, pictured=pictured)
 
     def start(self, captured: Captured) -> Prefill:
         """The prefill of a captured batch, before its first layer."""
         c = captured
-        return Prefill(c.visual, c.real, c.query, self.selector, c.keys, c.added, self.family)
+        start = Prefill(c.visual, c.real, c.query, self.selector, c.keys, c.added, self.family)
+        start.constant = c.pictured
+        return start
 
     def layer(self, index: int, hidden: Tensor, prefill: Prefill, captured: Captured) -> Tensor:
         """Run decoder layer ``index`` on the tokens of ``prefill``; shapes (batch, tokens, width)."""

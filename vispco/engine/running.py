@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from vispco.engine.gathering import FILLER, gather_mask, gather_padding, gather_slots, gather_table
+from vispco.engine.mixing import Mixing
 from vispco.errors import ModelError
+from vispco.selectors import Choice
 
 
 class Running:
@@ -48,13 +50,19 @@ class Running:
         """Places of the visual tokens that run among all of them, shape (batch, left), padded; None while all do."""
         self.policy: Tensor | None = None
         """Weight of every token that runs, shape (batch, tokens), if they are weighted."""
+        self.sizes = self.alive.float()
+        """Original tokens in every visual token, shape (batch, visual)."""
+        self.merged: Tensor | None = None
+        """Weights with which tokens were merged at this layer's input, as of :class:`vispco.selectors.Choice`."""
         self._places: Tensor | None = None
+        self._sources: Tensor
+        self._mixing: Mixing
         self._gathered: dict[int, tuple[Any, Any]] = {}
 
     def fork(self) -> Self:
         """An independent copy; tensors are shared, as none is ever changed in place."""
         other = copy.copy(self)
-        other._places = None
+        other._places, other.merged = None, None
         return other
 
     def select(self, index: Tensor) -> Self:
@@ -82,9 +90,23 @@ class Running:
         added = self.added[layer] if self.slots is None else gather_slots(self.added[layer], self.slots)
         return hidden + added.to(hidden.device, hidden.dtype)
 
-    def drop(self, chosen: Tensor, counts: Tensor, hidden: Tensor) -> Tensor:
-        """Leave only the visual tokens ``chosen`` (batch, visual) running, ``counts`` (batch,) of them."""
-        alive = self.alive & chosen
+    def drop(self, choice: Choice, counts: Tensor, hidden: Tensor) -> Tensor:
+        """Leave only some visual tokens running.
+
+        Parameters
+        ----------
+        choice : Choice
+        counts : Tensor, shape (batch,)
+            How many it keeps, on the CPU.
+        hidden : Tensor, shape (batch, tokens, width)
+
+        Returns
+        -------
+        Tensor, shape (batch, tokens left, width)
+        """
+        if choice.weights is not None:
+            hidden = self._merge(choice, hidden)
+        alive = self.alive & choice.kept
         kept_visual = torch.zeros_like(self.visual).scatter(1, self.visual_slots, alive)
         kept = self.real & (~self.visual | kept_visual)
         tokens = self.text + counts
@@ -98,9 +120,20 @@ class Running:
         self._gathered = {}
         return gather_slots(hidden, self._places)
 
+    def _merge(self, choice: Choice, hidden: Tensor) -> Tensor:
+        """Put tokens together: here, and in what the decoder adds later."""
+        self.merged = choice.weights
+        self._mixing = Mixing(choice, self.left)
+        self.added = tuple(self._mixing(value, self.visual_slots) for value in self.added)
+        self.sizes = self._mixing.add_up(self.sizes)
+        self._sources = self.place_of(self.visual_slots)
+        return self._mixing(hidden, self._sources)
+
     def drop_again(self, hidden: Tensor) -> Tensor:
         """What :meth:`drop` did to ``hidden``, once more."""
-        return hidden if self._places is None else gather_slots(hidden, self._places)
+        if self._places is None:
+            return hidden
+        return gather_slots(hidden if self.merged is None else self._mixing(hidden, self._sources), self._places)
 
     def layer_arguments(self, arguments: dict[str, Any], hidden: Tensor, *, flash: bool = False) -> dict[str, Any]:
         """Arguments of a decoder layer for the tokens that run, from those for the whole sequence.

@@ -14,6 +14,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from vispco.config import ModelCard, PruningConfig
 from vispco.errors import ModelError
+from vispco.selectors import Choice
 
 
 @contextmanager
@@ -115,7 +116,7 @@ def self_test() -> None:
     config = PruningConfig(selector="fastv", keep=(1.0, 1.0, 0.5, 0.25), model=ModelCard(type="llava", layers=4))
     stock = model(**inputs).logits
     every = torch.ones(2, 4, dtype=torch.bool)
-    with pruned_model(model, config.model_copy(update={"keep": (1.0,) * 4}), given=[every] * 4):
+    with pruned_model(model, config.model_copy(update={"keep": (1.0,) * 4}), given=[Choice(every)] * 4):
         gathered = model(**inputs).logits
     if not torch.equal(gathered[real.bool()], stock[real.bool()]):
         raise ModelError(_failed("gathering all tokens changes the logits"))

@@ -198,6 +198,12 @@ def _question_rows(sight: Sight, tokens: Tokens) -> dict[str, Tensor]:
     return {"question_rows": rows * tokens.asked.to(rows.device)[..., None]}
 
 
+def _question_heads(sight: Sight, tokens: Tokens) -> dict[str, Tensor]:
+    heads = sight.heads(tokens.question)
+    rows = sight.on(tokens.visual, heads.flatten(1, 2)).unflatten(1, heads.shape[1:3])
+    return {"question_heads": rows * tokens.asked.to(rows.device)[:, None, :, None]}
+
+
 def _cross_mass(sight: Sight, tokens: Tokens) -> dict[str, Tensor]:
     rows = sight.on(tokens.visual, sight.heads(tokens.question).amax(dim=1))
     return {"cross_mass": (rows * tokens.asked.to(rows.device)[..., None]).sum(dim=1)}
@@ -221,6 +227,7 @@ OBSERVED: dict[str, Callable[[Sight, Tokens], dict[str, Tensor]]] = {
     "last_row": _last_row,
     "visual_row": _visual_row,
     "question_rows": _question_rows,
+    "question_heads": _question_heads,
     "cross_mass": _cross_mass,
     "self_mass": _self_mass,
     "keys": _keys,
@@ -238,6 +245,26 @@ def unrotated_row(sight: Sight, tokens: Tokens) -> Tensor:
     first = tokens.visual.gather(1, tokens.alive.long().argmax(dim=1, keepdim=True))
     there = torch.where(tokens.alive, tokens.visual, first)
     return sight.on(tokens.visual, sight.heads(tokens.last[:, None], there).mean(dim=1))[:, 0]
+
+
+def question_decay(tables: tuple[Tensor, Tensor], tokens: Tokens, head_dim: int) -> Tensor:
+    """Scaled products of all-ones queries and keys with rotary positions; shape (batch, question, visual), float32.
+
+    A pair of dimensions contributes twice the cosine of its angle between two tokens, dimensions that are not rotated
+    one each; all of it over the root of ``head_dim``.
+
+    Parameters
+    ----------
+    tables : pair of Tensor, shape (batch or 1, sequence, rotated dimensions)
+        Cosines and sines of all slots.
+    tokens : Tokens
+    head_dim : int
+    """
+    table = torch.cat(tables, dim=-1).float()
+    question, visual = gather_slots(table, tokens.question), gather_slots(table, tokens.visual)
+    constant = head_dim - tables[0].shape[-1]
+    decay: Tensor = (question @ visual.transpose(1, 2) + constant) / head_dim**0.5
+    return decay
 
 
 def square_grid(images: Tensor, alive: Tensor) -> Tensor:

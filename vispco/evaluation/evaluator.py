@@ -5,8 +5,8 @@ the layers of their common beginning: they are walked as a tree, and the tree is
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vispco.cost import DecoderShape, FlopCost, make_cost
 from vispco.data import Sample
-from vispco.engine import Captured, Replay, observed_attention
+from vispco.engine import TOWER, Captured, Replay, observed_attention
 from vispco.evaluation.ledger import Ledger
 from vispco.evaluation.prompts import END, NOTHING, prepare
 from vispco.schedule import keep_counts
@@ -95,7 +95,7 @@ class Evaluator:
         ledger: Ledger | None = None,
         batch_size: int = 125,
     ):
-        self.samples = samples
+        self.samples, self.processor = samples, processor
         self.ledger = ledger if ledger is not None else Ledger()
         self.shape = DecoderShape.of(model.config)
         self.selector = make_selector(selector, selector_params)
@@ -112,7 +112,19 @@ class Evaluator:
         other = copy.copy(self)
         other.selector = make_selector(selector, selector_params)
         other.replay = Replay(self.model, other.selector)
+        if any(other.selector.needs & TOWER - set(batch.captured.pictured) for batch in self.batches):
+            with observed_attention(other.replay.family):
+                other.batches = list(other._look_again())
         return other
+
+    def _look_again(self) -> Iterator[TeacherBatch]:
+        """The batches with what this selector needs of the vision tower, which another one did not."""
+        start = 0
+        for batch in self.batches:
+            prompts = prepare(self.processor, self.samples[start : start + len(batch.rows)])
+            start += len(batch.rows)
+            pictured = self.replay.capture(prompts.inputs, prompts.query).pictured
+            yield replace(batch, captured=replace(batch.captured, pictured=pictured))
 
     def head(self, samples: int, ledger: Ledger) -> "Evaluator":
         """The first ``samples`` samples only, charged to ``ledger`` with their unpruned answers."""

@@ -216,6 +216,7 @@ SIGNAL_FLOPS: dict[str, Callable[[Cut], float]] = {
     "unrotated_row": _glance,
     "question_rows": lambda cut: cut.question * cut.attention_row,
     "question_heads": lambda cut: cut.question * cut.attention_row,
+    "question_decay": lambda cut: 4.0 * cut.question * cut.visual * cut.shape.head_dim,
     "cross_mass": lambda cut: cut.question * cut.attention_row,
     "self_mass": lambda cut: cut.visual * cut.attention_row,
 }

@@ -24,7 +24,8 @@ from vispco.engine.prefill import last_real
 from vispco.engine.pruning import pruned_model
 from vispco.engine.selftest import masked_keys, tokens_there
 from vispco.engine.signals import find_question
-from vispco.selectors import Nested, make_selector
+from vispco.selectors import Choice, Nested, make_selector
+from vispco.testing.merging import rewritten
 from vispco.testing.models import MODELS, RAGGED, Sample, TinyModel
 from vispco.testing.selectors import SELECTORS, SelectorCase
 
@@ -111,9 +112,14 @@ class Case:
         return tokens_there(self.visual, self.real, kept)
 
     @contextmanager
-    def masked(self, kept: Sequence[Tensor]) -> Iterator[None]:
-        """The stock model with dropped tokens masked as keys: what dropping has to equal."""
-        with masked_keys(list(describe(self.net).layers), self.there(kept)):
+    def masked(self, kept: Sequence[Tensor], merged: Sequence[Tensor | None] = ()) -> Iterator[None]:
+        """The stock model with dropped tokens masked as keys, and merged ones rewritten: what dropping has to equal."""
+        family = describe(self.net)
+        layers = list(family.layers)
+        with (
+            masked_keys(layers, self.there(kept)),
+            rewritten(family.decoder, layers, self.visual, kept, merged),
+        ):
             yield
 
     def check_close(self, ours: Tensor, reference: Tensor, what: str) -> None:
@@ -177,7 +183,7 @@ def check_drop_equals_mask(case: Case) -> None:
     with prune(case.net, case.config()) as pruned:
         dropped = case.net(**case.inputs).logits
     assert all((kept.sum(dim=1) == count).all() for kept, count in zip(pruned.kept, pruned.kept_counts, strict=True))
-    with case.masked(pruned.kept):
+    with case.masked(pruned.kept, pruned.merged):
         masked = case.net(**case.inputs).logits
     rows = case.there(pruned.kept)[-1]
     case.check_close(dropped[rows], masked[rows], "dropping is not masking")
@@ -199,7 +205,12 @@ def check_batch_equals_singles(case: Case) -> None:
     for row, sample in enumerate(case.samples):
         number = int(case.visual[row].sum())
         own = [kept[row : row + 1, :number] for kept in pruned.kept]
-        with pruned_model(case.net, case.config(), own if case.dtype == torch.bfloat16 else None) as single:
+        merged = [
+            None if weights is None else weights[row : row + 1, : int(kept.sum()), :number]
+            for kept, weights in zip(own, pruned.merged, strict=True)
+        ]
+        given = list(map(Choice, own, merged)) if case.dtype == torch.bfloat16 else None
+        with pruned_model(case.net, case.config(), given) as single:
             alone = case.net(**case.model.inputs([sample], case.padding, case.dtype)).logits[0]
         assert all(map(torch.equal, own, single.kept)), f"{case}: sample {row} keeps other tokens in a batch"
         outside = any(bool(kept[row, number:].any()) for kept in pruned.kept)
@@ -217,7 +228,7 @@ def check_decoding(case: Case) -> None:
         kv_bytes = pruned.kv_bytes
         ours = case.net.generate(**case.inputs, **options)
         uncached = case.net.generate(**case.inputs, **options, use_cache=False)
-    with case.masked(pruned.kept):
+    with case.masked(pruned.kept, pruned.merged):
         masked = case.net.generate(**case.inputs, **options)
         masked_uncached = case.net.generate(**case.inputs, **options, use_cache=False)
     _check_text(case, ours, masked, "the masked model")

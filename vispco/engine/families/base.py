@@ -1,5 +1,6 @@
 """What the engine has to know of a model, and how an adapter tells it."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,49 @@ ANY_BACKEND = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash
 
 MASKED = ("sdpa", "eager")
 """Backends that take masks over pairs of tokens: image blocks that see both ways, or sliding windows over slots."""
+
+
+Pictures = Mapping[str, Any]
+"""What a model is told of its images beside their pixels: ``image_sizes``, ``image_grid_thw`` and the like."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """How a family's vision tower becomes visual tokens, for selectors that look at its attention.
+
+    Attributes
+    ----------
+    pack : callable
+        From the family, values of all patches (pictures, patches, width) and :data:`Pictures` to values of all visual
+        tokens (tokens, width), in the order of the prompt. Patches that become one token are averaged.
+    path : str
+        Attribute of the base model.
+    """
+
+    pack: Callable[["Family", Tensor, Pictures], Tensor]
+    path: str = "vision_tower"
+
+    def module(self, family: "Family") -> nn.Module:
+        """The tower."""
+        return family.base.get_submodule(self.path)
+
+    def layers(self, family: "Family") -> nn.ModuleList:
+        """Its encoder layers."""
+        return next(module for module in self.module(family).modules() if isinstance(module, nn.ModuleList))
+
+    def feature_layer(self, family: "Family", number: int) -> int:
+        """The layer, of ``number``, whose output is projected; the last one of several."""
+        chosen = getattr(family.model.config, "vision_feature_layer", -1)
+        last: int = chosen if isinstance(chosen, int) else chosen[-1]
+        # Hidden states are counted with the embeddings before them: entry 1 is the output of layer 0.
+        layer = number + last if last < 0 else last - 1
+        if layer < 0:
+            raise ModelError(f"vision_feature_layer = {chosen} is no layer's output, so that it has no attention")
+        return layer
+
+    def skipped(self, family: "Family") -> int:
+        """Patches at the beginning of a picture that become no visual token: a class token, if there is one."""
+        return int(getattr(family.model.config, "vision_feature_select_strategy", "full") == "default")
 
 
 @dataclass(frozen=True)
@@ -42,6 +86,11 @@ class Family:
         Attention backends under which it can be pruned.
     logit_cap : float or None
         Bound of the logits, ``cap * tanh(logits / cap)``.
+    tower : Tower or None
+        None if its patches are not matched to visual tokens.
+    layout : callable or None
+        From the family and :data:`Pictures` to row, column and tile of every visual token, int64, shape (tokens, 3), in
+        the order of the prompt. Tiles stand in one mosaic below the whole picture. None if images are squares.
     """
 
     model: Any
@@ -54,6 +103,8 @@ class Family:
     windows: tuple[int | None, ...]
     backends: tuple[str, ...]
     logit_cap: float | None
+    tower: Tower | None
+    layout: Callable[["Family", Pictures], Tensor] | None
 
     def visual_mask(self, input_ids: Tensor) -> Tensor:
         """Where visual tokens stand; bool, shape of ``input_ids``."""
@@ -83,6 +134,8 @@ class Adapter:
     backends : tuple of str
     note : str
         What is special about it.
+    tower, layout
+        As of :class:`Family`.
     """
 
     title: str
@@ -90,6 +143,8 @@ class Adapter:
     tokens: tuple[str, ...] = ("image_token_id",)
     backends: tuple[str, ...] = ANY_BACKEND
     note: str = ""
+    tower: Tower | None = None
+    layout: Callable[[Family, Pictures], Tensor] | None = None
 
     @property
     def videos(self) -> bool:
@@ -124,6 +179,8 @@ class Adapter:
             windows=windows,
             backends=tuple(name for name in self.backends if name in MASKED) if sliding else self.backends,
             logit_cap=compat.logit_cap(model, decoder.config),
+            tower=self.tower,
+            layout=self.layout,
         )
 
 

@@ -1,5 +1,13 @@
 """LLaVA 1.5: a CLIP tower, a projector and a Llama-like decoder."""
 
-from vispco.engine.families.base import Adapter
+from torch import Tensor
 
-LLAVA = Adapter("LLaVA-1.5", "LlavaForConditionalGeneration")
+from vispco.engine.families.base import Adapter, Family, Pictures, Tower
+
+
+def every_patch(family: Family, patches: Tensor, pictures: Pictures) -> Tensor:
+    """One visual token per patch."""
+    return patches.flatten(0, 1)
+
+
+LLAVA = Adapter("LLaVA-1.5", "LlavaForConditionalGeneration", tower=Tower(every_patch))
