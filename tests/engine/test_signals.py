@@ -1,5 +1,6 @@
 """Signals for selectors against full attention maps and hidden states of the stock eager model."""
 
+import math
 from typing import ClassVar
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from vispco.engine import prune
 from vispco.engine.families import describe
 from vispco.engine.prompt import prompt_end
-from vispco.engine.signals import find_question, square_grid
+from vispco.engine.signals import Tokens, find_question, question_decay, square_grid
 from vispco.errors import ModelError
 from vispco.selectors import REGISTRY, Scorer
 from vispco.testing import MODELS, RAGGED, Case, SelectorCase
@@ -22,8 +23,9 @@ class Spy(Scorer):
 
     needs = frozenset(
         {
-            "last_row", "visual_row", "next_row", "unrotated_row", "question_rows", "self_mass", "cross_mass", "keys",
-            "hidden", "normed", "embeddings", "sample_key",
+            "last_row", "visual_row", "next_row", "unrotated_row", "question_rows", "question_heads",
+            "question_decay", "self_mass", "cross_mass", "keys", "hidden", "normed",
+            "embeddings", "sample_key",
         }
     )  # fmt: skip
     seen: ClassVar[list] = []
@@ -82,6 +84,11 @@ def test_signals_are_those_of_the_full_maps(name, samples, spy):
             inputs.question_rows[row, : len(asking), :number], rows.float(), atol=1e-5, rtol=1e-4
         )
         assert not inputs.question_rows[row, len(asking) :].any()
+        each = heads[:, asking][:, :, mine]
+        torch.testing.assert_close(
+            inputs.question_heads[row, :, : len(asking), :number], each.float(), atol=1e-5, rtol=1e-4
+        )
+        assert not inputs.question_heads[row, :, len(asking) :].any()
         close(inputs.cross_mass[row], heads[:, asking].amax(dim=0).sum(dim=0)[mine], number)
         close(inputs.self_mass[row], heads.amax(dim=0)[slots].mean(dim=0)[mine], number)
         close(inputs.embeddings[row], hidden[0][row][mine], number)
@@ -103,6 +110,36 @@ def test_the_unrotated_row_has_no_positions_and_no_text(spy):
     key = layer.self_attn.k_proj(states).view(-1, 2, 12).repeat_interleave(2, dim=1)
     logits = torch.einsum("hd,nhd->hn", query, key)[:, case.visual[0]] * 12**-0.5
     torch.testing.assert_close(inputs.unrotated_row[0], logits.softmax(dim=-1).mean(dim=0), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"])
+def test_decay_is_what_positions_make_of_equal_vectors(name, spy):
+    """The stock layer whose queries and keys are all ones before rotary embedding, up to a constant per row."""
+    case = Case(MODELS[name], spy, "eager", samples=RAGGED)
+    inputs, _, _ = shown(case)
+    attention = describe(case.net).layers[CUT].self_attn
+    parts = [getattr(attention, part) for part in ("q_proj", "k_proj", "q_norm", "k_norm") if hasattr(attention, part)]
+    hooks = [part.register_forward_hook(lambda module, args, output: torch.ones_like(output)) for part in parts]
+    maps = case.net(**case.inputs, output_attentions=True).attentions[CUT]
+    for hook in hooks:
+        hook.remove()
+    assert float(inputs.question_decay.std()) > 0.05
+    for row in (0, 1, 3):
+        mine, asking = case.visual[row], inputs.question_valid[row]
+        slots = find_question(case.visual, case.real, prompt_end(case.real, case.visual, None))[0][row][asking]
+        expected = maps[row, 0][slots][:, mine].log()
+        ours = inputs.question_decay[row][asking][:, : int(mine.sum())]
+        torch.testing.assert_close(ours - ours[:, :1], expected - expected[:, :1], atol=1e-4, rtol=1e-4)
+
+
+def test_decay_by_hand():
+    """Two of three pairs of dimensions are rotated, one by an angle of 1 per position and one by 0.1."""
+    angles = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0.1, 1.0, 0.1])
+    slots = torch.tensor([[1]]), torch.tensor([[4]])
+    tokens = Tokens(slots[0], torch.ones(1, 1).bool(), slots[1], torch.ones(1, 1).bool(), torch.tensor([4]))
+    decay = question_decay((angles.cos()[None], angles.sin()[None]), tokens, 6)
+    expected = (2 * math.cos(3.0) + 2 * math.cos(0.3) + 2) / math.sqrt(6)
+    assert decay.item() == pytest.approx(expected)
 
 
 def test_keys_are_those_of_the_cache(spy):

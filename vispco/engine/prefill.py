@@ -122,6 +122,7 @@ class Prefill(Running):
         """
         hidden = self.complete(layer - 1, hidden)
         state = self.fork()
+        state.added = {after: value for after, value in self.added.items() if after >= layer}
         if layer == 0 and "embeddings" in self.selector.needs:
             state.constant = {**state.constant, **state._here(state._rows_of("embeddings", hidden))}
         return state, state.cut(layer, counts, hidden, arguments, choice)

@@ -13,6 +13,18 @@ from vispco.engine.families.base import Pictures
 from vispco.engine.prefill import last_real
 from vispco.errors import ModelError
 
+TOLD = (
+    "input_ids",
+    "attention_mask",
+    "image_sizes",
+    "batch_num_images",
+    "image_grid_thw",
+    "video_grid_thw",
+    "vision_feature_layer",
+    "vision_feature_select_strategy",
+)
+"""Inputs that describe images and videos."""
+
 IGNORED = -100
 """Label of a target that the loss leaves out."""
 
@@ -58,7 +70,7 @@ class Prompt:
         pixels = any(name.startswith("pixel_values") and value is not None for name, value in kwargs.items())
         encoded = any(value is not None for value in (kwargs.get("mm_encoder_outputs") or {}).values())
         ids = kwargs.get("input_ids", args[0] if args else None)
-        return cls(ids, mask, pixels or encoded, told_of_pictures(kwargs))
+        return cls(ids, mask, pixels or encoded, told_of_pictures({**kwargs, "input_ids": ids}))
 
     def tokens(self, family: Family) -> tuple[Tensor, Tensor]:
         """Visual tokens, and tokens that are not padding; bool, both of shape (batch, sequence).
@@ -81,8 +93,8 @@ class Prompt:
 
 
 def told_of_pictures(inputs: Mapping[str, Any]) -> Pictures:
-    """Those of a model's inputs that describe its images and videos, pixels left out."""
-    return {name: inputs[name] for name in ("image_sizes", "image_grid_thw", "video_grid_thw") if name in inputs}
+    """Those of a model's inputs that describe its images and videos and where they stand, pixels left out."""
+    return {name: inputs[name] for name in TOLD if inputs.get(name) is not None}
 
 
 def prompt_end(real: Tensor, visual: Tensor, labels: Tensor | None) -> Tensor:

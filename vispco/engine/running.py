@@ -30,7 +30,9 @@ class Running:
     """
 
     def __init__(self, visual: Tensor, real: Tensor, added: Sequence[Tensor] = ()):
-        self.visual, self.real, self.added = visual, real, tuple(added)
+        self.visual, self.real = visual, real
+        self.added = dict(enumerate(added))
+        """What is still to be added, by layer."""
         batch, self._length = visual.shape
         # What decides shapes stays on the CPU: asking a device for it would make every layer wait.
         self.counts = visual.sum(dim=1).cpu()
@@ -73,13 +75,12 @@ class Running:
                 setattr(other, name, value[index.to(value.device)])
             if isinstance(value, dict) and name != "_gathered":
                 setattr(other, name, {key: part[index.to(part.device)] for key, part in value.items()})
-        other.added = tuple(value[index.to(value.device)] for value in self.added)
         other._gathered = {}
         return other
 
     def complete(self, layer: int, hidden: Tensor) -> Tensor:
         """The output of ``layer`` with what the decoder adds to it; shape (batch, tokens, width)."""
-        if not 0 <= layer < len(self.added):
+        if layer not in self.added:
             return hidden
         if self.added[layer].requires_grad and not torch.is_grad_enabled():
             # Only a reentrant checkpoint around our hooks turns gradients off between vision tower and layer.
@@ -124,7 +125,7 @@ class Running:
         """Put tokens together: here, and in what the decoder adds later."""
         self.merged = choice.weights
         self._mixing = Mixing(choice, self.left)
-        self.added = tuple(self._mixing(value, self.visual_slots) for value in self.added)
+        self.added = {layer: self._mixing(value, self.visual_slots) for layer, value in self.added.items()}
         self.sizes = self._mixing.add_up(self.sizes)
         self._sources = self.place_of(self.visual_slots)
         return self._mixing(hidden, self._sources)

@@ -1,8 +1,4 @@
-"""Signals of the vision tower: what its layers make of the patches, and where patches are in their image.
-
-A tower's attention is computed again from the input of the few layers that a selector asks about, for the rows that it
-needs: the class token's, or, where there is none, all of them, a few at a time.
-"""
+"""Signals of the vision tower: what its layers make of the patches, and where patches are in their image."""
 
 from collections.abc import Iterator, Set
 from contextlib import ExitStack, contextmanager
@@ -13,16 +9,26 @@ from torch import Tensor, nn
 
 from vispco.engine.families import REGISTRY, Family
 from vispco.engine.families.base import Pictures
+from vispco.engine.families.layouts import grid_of
 from vispco.engine.hooks import Hook
-from vispco.engine.signals import CHUNK
+from vispco.engine.patches import class_row, project, received_row, there
 from vispco.errors import ModelError
 
 TOWER = frozenset({"tower_row", "tower_first_row", "tower_keys", "tower_hidden"})
 """Signals that need the tower to run."""
 
+LAYOUT = frozenset({"grid", "crops"})
+"""Signals of where tokens are in their images."""
+
+PLAIN = ("clip_vision_model", "siglip_vision_model", "internvl_vision", "idefics3_vision", "smolvlm_vision")
+"""Towers whose attention is a softmax of scaled products of queries and keys, without positions."""
+
 
 class Watch:
     """Follows a model's vision tower.
+
+    What it tells of a layer is what the layer itself gets and puts out: a norm that some towers have after their last
+    layer comes later.
 
     Parameters
     ----------
@@ -38,13 +44,16 @@ class Watch:
 
     def __init__(self, family: Family, needs: Set[str]):
         self.family, self.needs = family, needs & TOWER
+        self._laid_out = bool(needs & LAYOUT) and family.layout is not None
         self._seen: dict[str, list[Tensor]] = {}
-        if self.needs and family.tower is None:
+        if self.needs and (family.tower is None or family.model.config.vision_config.model_type not in PLAIN):
             known = ", ".join(kind for kind, adapter in REGISTRY.items() if adapter.tower is not None)
+            kind = family.model.config.vision_config.model_type
             raise ModelError(
-                f"{sorted(self.needs)[0]} is not known of {family.model.config.model_type}: its vision tower gives no "
-                f"attention per visual token; families whose tower does: {known}"
+                f"{sorted(self.needs)[0]} is not known of {family.model.config.model_type}: its vision tower ({kind}) "
+                f"gives no attention per visual token; families whose tower does: {known}"
             )
+        self._led = bool(self.needs) and has_class_token(family)
 
     def install(self, stack: ExitStack) -> None:
         """Hook the tower's layers until ``stack`` closes."""
@@ -64,12 +73,13 @@ class Watch:
         """Forget what was seen: a forward begins."""
         self._seen = {}
 
+    @torch.no_grad()
     def _look(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden = (args[0] if args else kwargs["hidden_states"]).detach()
-        assert self.family.tower is not None
+        hidden = args[0] if args else kwargs["hidden_states"]
         query, key = project(module, hidden)
         if name in self.needs:
-            row = class_row(query, key, module) if has_class_token(self.family) else received_row(query, key, module)
+            seen = there(kwargs.get("attention_mask"), key)
+            row = (class_row if self._led else received_row)(query, key, module, seen)
             self._note(name, row[..., None])
         if name == "tower_row" and "tower_keys" in self.needs:
             self._note("tower_keys", key.transpose(1, 2).float().flatten(2))
@@ -99,7 +109,14 @@ class Watch:
         ModelError
             If the tower did not run, or its patches are not the visual tokens.
         """
-        spec = self.family.tower
+        spec, config = self.family.tower, self.family.model.config
+        for name in ("vision_feature_layer", "vision_feature_select_strategy") if self.needs else ():
+            given = pictures.get(name)
+            if given is not None and given != getattr(config, name, None):
+                raise ModelError(
+                    f"{name} = {given} in the call is not that of the configuration, by which signals of the vision "
+                    "tower are read; set it in model.config"
+                )
         signals = {}
         for name in sorted(self.needs):
             if not bool(alive.any()):
@@ -119,21 +136,14 @@ class Watch:
             full = tokens.new_zeros(*alive.shape, tokens.shape[-1])
             full[alive.to(full.device)] = tokens
             signals[name] = full.to(alive.device)
-        if self.family.layout is not None:
-            signals |= self._layout(pictures, alive)
+        if self._laid_out:
+            signals |= grid_of(self.family, pictures, alive)
         for name in {"tower_row", "tower_first_row"} & set(signals):
             signals[name] = signals[name].reshape(alive.shape)
         if "tower_keys" in signals and signals["tower_keys"].dim() == 3:
             signals["tower_keys"] = signals["tower_keys"].unflatten(-1, (self._heads, -1))
+        self.reset()
         return signals
-
-    def _layout(self, pictures: Pictures, alive: Tensor) -> dict[str, Tensor]:
-        """Rows, columns and tiles of the visual tokens of a family that tells them."""
-        assert self.family.layout is not None
-        full = torch.zeros(*alive.shape, 3, dtype=torch.int64, device=alive.device)
-        if bool(alive.any()):
-            full[alive] = self.family.layout(self.family, pictures).to(alive.device)
-        return {"grid": full[..., :2], "crops": full[..., 2]}
 
 
 @contextmanager
@@ -156,27 +166,3 @@ def has_class_token(family: Family) -> bool:
     assert family.tower is not None
     names = {name.rsplit(".", 1)[-1] for name, _ in family.tower.module(family).named_parameters()}
     return bool(names & {"class_embedding", "cls_token"})
-
-
-def project(module: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys of an attention module for its input; shape (pictures, heads, patches, head_dim)."""
-    query, key = module.q_proj(hidden), module.k_proj(hidden)
-    if hasattr(module, "q_norm"):
-        query, key = module.q_norm(query), module.k_norm(key)
-    shape = (*hidden.shape[:2], module.num_heads, -1)
-    return query.reshape(shape).transpose(1, 2), key.reshape(shape).transpose(1, 2)
-
-
-def class_row(query: Tensor, key: Tensor, module: Any) -> Tensor:
-    """Attention of the class token on all patches, mean over heads; shape (pictures, patches), float32."""
-    rows: Tensor = (query[:, :, :1] @ key.transpose(2, 3) * module.scale).float().softmax(dim=-1)
-    return rows.mean(dim=1)[:, 0]
-
-
-def received_row(query: Tensor, key: Tensor, module: Any) -> Tensor:
-    """Attention that every patch receives, mean over patches and heads; shape (pictures, patches), float32."""
-    total = torch.zeros(key.shape[0], key.shape[2], dtype=torch.float32, device=key.device)
-    for start in range(0, query.shape[2], CHUNK):
-        rows = (query[:, :, start : start + CHUNK] @ key.transpose(2, 3) * module.scale).float().softmax(dim=-1)
-        total += rows.mean(dim=1).sum(dim=1)
-    return total / query.shape[2]

@@ -18,7 +18,8 @@ MASKED = ("sdpa", "eager")
 
 
 Pictures = Mapping[str, Any]
-"""What a model is told of its images beside their pixels: ``image_sizes``, ``image_grid_thw`` and the like."""
+"""What a model is told of its images beside their pixels: ``image_sizes``, ``image_grid_thw`` and the like, and the
+``input_ids`` and ``attention_mask`` that their tokens stand in."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ class Family:
         None if its patches are not matched to visual tokens.
     layout : callable or None
         From the family and :data:`Pictures` to row, column and tile of every visual token, int64, shape (tokens, 3), in
-        the order of the prompt. Tiles stand in one mosaic below the whole picture. None if images are squares.
+        the order of the prompt. Tiles stand in one mosaic below the whole picture. Rows count on from picture to
+        picture, so that pictures without text between them stand below each other; :class:`vispco.engine.tower.Watch`
+        lets them begin anew after text. None if images are squares with text between them.
     """
 
     model: Any
@@ -112,6 +115,26 @@ class Family:
         for token in self.visual_ids[1:]:
             mask = mask | (input_ids == token)
         return mask
+
+    def visual_tokens(self, pictures: Pictures) -> tuple[Tensor, Tensor]:
+        """Ids of the visual tokens of a batch in the order of the prompt, and the run that each of them is in.
+
+        Parameters
+        ----------
+        pictures : Pictures
+
+        Returns
+        -------
+        Tensor, shape (tokens,), int64
+        Tensor, shape (tokens,), int64
+            A run ends where another token stands, and with the sample; counted from 0.
+        """
+        ids, mask = pictures["input_ids"], pictures.get("attention_mask")
+        visual = self.visual_mask(ids)
+        if mask is not None:
+            visual = visual & mask.to(visual.device).bool()
+        begins = visual & ~nn.functional.pad(visual[:, :-1], (1, 0))
+        return ids[visual], begins.flatten().cumsum(dim=0)[visual.flatten()] - 1
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of the last layer's output; shape (..., vocabulary)."""

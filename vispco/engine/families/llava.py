@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from vispco.engine.families.base import Adapter, Family, Pictures, Tower
+from vispco.engine.families.layouts import square_images
 
 
 def every_patch(family: Family, patches: Tensor, pictures: Pictures) -> Tensor:
@@ -10,4 +11,4 @@ def every_patch(family: Family, patches: Tensor, pictures: Pictures) -> Tensor:
     return patches.flatten(0, 1)
 
 
-LLAVA = Adapter("LLaVA-1.5", "LlavaForConditionalGeneration", tower=Tower(every_patch))
+LLAVA = Adapter("LLaVA-1.5", "LlavaForConditionalGeneration", tower=Tower(every_patch), layout=square_images)
