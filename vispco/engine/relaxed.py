@@ -8,6 +8,11 @@ so that ``sum m`` is close to c and the gradient in r does not depend on how sco
 grow with depth, and a layer at which the soft count does not fall by a token does not re-rank anything in full: a cut
 that would not happen must not act. With ``hard=True`` the forward pass uses the 0/1 weights of the integer counts (it
 then equals physical dropping) and the backward pass the soft ones (straight-through).
+
+A knob z of the selector in which scores s are differentiable moves weights through the rank: its gradient is that of the
+soft rank of a token among all others, while the forward pass keeps the rank itself::
+
+    k_i ~ sum_j m_j sigmoid((s_j - s_i) / (temperature (max s - min s)))
 """
 
 from typing import Any, Self
@@ -18,7 +23,7 @@ from torch import Tensor
 from vispco.engine.gathering import gather_slots
 from vispco.engine.prefill import Prefill
 from vispco.schedule import keep_counts
-from vispco.selectors import Choice
+from vispco.selectors import Choice, Scorer, SelectorInputs
 
 NEGLIGIBLE = 0.02
 """Weight below which a token is dropped physically: it would cost as much as any other."""
@@ -46,6 +51,8 @@ class RelaxedPrefill(Prefill):
         self.weight = self.alive.float()
         """Weight of every visual token, shape (batch, visual)."""
         self.soft_count = self.totals.clone()
+        self.learns_knobs = False
+        """Whether the selector's knobs take a gradient."""
 
     def weigh(self, layer: int, ratio: Tensor, hidden: Tensor, arguments: dict[str, Any]) -> tuple[Self, Tensor]:
         """Go from the layer before to ``layer`` and apply its keep ratio.
@@ -69,14 +76,28 @@ class RelaxedPrefill(Prefill):
         """
         hidden = self.complete(layer - 1, hidden)
         state = self.fork()
-        return state, state._apply(ratio, hidden, state.ranks(state.inputs(layer, hidden, arguments)))
+        inputs = state.inputs(layer, hidden, arguments)
+        return state, state._apply(ratio, hidden, state.ranks(inputs), state._knob_slope(inputs))
 
-    def _apply(self, ratio: Tensor, hidden: Tensor, ranks: Tensor) -> Tensor:
+    def _knob_slope(self, inputs: SelectorInputs) -> Tensor | float:
+        """Zeros with the gradient of soft ranks in the selector's knobs, shape (batch, visual), if any are learned."""
+        if not self.learns_knobs:
+            return 0.0
+        assert isinstance(self.selector, Scorer)
+        scores = self.selector.score(inputs)
+        known = scores.detach().masked_fill(~inputs.valid, torch.nan)
+        span = known.nan_to_num(-torch.inf).amax(dim=1) - known.nan_to_num(torch.inf).amin(dim=1)
+        width = self.temperature * span.clamp(min=1e-6)[:, None, None]
+        better = torch.sigmoid((scores[:, None] - scores[:, :, None]) / width)
+        soft = (better * self._shown(self.weight).detach()[:, None]).sum(dim=2)
+        return self._spread(soft - soft.detach(), 0)
+
+    def _apply(self, ratio: Tensor, hidden: Tensor, ranks: Tensor, slope: Tensor | float) -> Tensor:
         count = ratio * self.totals
         # A token's rank is the weight of all better ones: the plain rank where weights are 0 and 1.
         order = ranks.argsort(dim=1)
         mass = self.weight.gather(1, order)
-        rank = torch.zeros_like(mass).scatter(1, order, mass.cumsum(dim=1) - mass)
+        rank = torch.zeros_like(mass).scatter(1, order, mass.cumsum(dim=1) - mass) + slope
         # A sample without visual tokens has nothing to weigh, but its gradient has to be finite too.
         width = self.temperature * self.totals.clamp(min=1.0)[:, None]
         soft = torch.sigmoid((count[:, None] - rank - 0.5) / width)

@@ -6,7 +6,7 @@ replayed: with tokens dropped (:meth:`Replay.run`, which can be forked where sch
 (:meth:`Replay.relaxed`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -224,6 +224,7 @@ class Replay:
         temperature: float,
         hard: bool = False,
         checkpointing: bool = False,
+        knobs: Mapping[str, Tensor] | None = None,
         visit: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Logits with tokens weighted by the soft rank, differentiable in ``ratios``.
@@ -241,6 +242,8 @@ class Replay:
         checkpointing : bool
             Store inputs of layers only, and run the layers again in the backward pass, which then has to be inside
             ``with observed_attention`` too.
+        knobs : mapping of str to Tensor, shape (schedules,), or None
+            Values of the selector's smooth knobs, in which the result is differentiable as well.
         visit : callable or None
             Called for every layer from 1 on with the visual tokens that run in it, shape (schedules * batch,).
 
@@ -263,6 +266,9 @@ class Replay:
         every = torch.arange(len(hidden), device=hidden.device).repeat(number)
         hidden, many = hidden[every], c.select(every)
         prefill = RelaxedPrefill(first.select(every), temperature=temperature, hard=hard)
+        if knobs:
+            values = {name: value.repeat_interleave(len(c.hidden)) for name, value in knobs.items()}
+            prefill.selector, prefill.learns_knobs = self.selector.tuned(**values), True
         each = ratios.repeat_interleave(len(c.hidden), dim=0)
         for index in range(1, self.layers):
             prefill, hidden = prefill.weigh(index, each[:, index], hidden, many.arguments[index])

@@ -40,6 +40,7 @@ class BalancedFastV(Scorer):
     complexity: ClassVar[str] = "O(N H d)"
 
     knobs: ClassVar[Mapping[str, Knob]] = {"alpha": Knob(0, 1)}
+    smooth_knobs: ClassVar[frozenset[str]] = frozenset({"alpha"})
 
     def __init__(self, alpha: float = 0.5):
         self.alpha: float = self.knobs["alpha"].check("alpha", alpha)
@@ -65,6 +66,8 @@ def min_max(values: Tensor, valid: Tensor) -> Tensor:
     if values.shape[1] == 0:
         return values
     low = values.masked_fill(~valid, torch.inf).amin(dim=1, keepdim=True)
+    # Infinity minus infinity would be NaN, and so would be the gradient in what the result is multiplied by.
+    low = low.masked_fill(~valid.any(dim=1, keepdim=True), 0.0)
     span = values.masked_fill(~valid, -torch.inf).amax(dim=1, keepdim=True) - low
     # Not `where(span > 0, ..., 0)`, which would turn NaN into a harmless 0.
     return (values - low) / span.masked_fill(span == 0, 1.0)

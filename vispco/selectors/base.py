@@ -12,10 +12,11 @@ Scorers and orderers are nested: of falling counts on the same inputs, each keep
 Only they can be searched by gradient, which weights tokens by their rank.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -232,6 +233,8 @@ class Selector(ABC):
         Signals it reads, by the names of :class:`SelectorInputs`.
     knobs : dict of str to Knob
         Its parameters.
+    smooth_knobs : frozenset of str
+        Those in which a scorer's scores are differentiable, so that they can be learned with the schedule.
     paper : str
         Where it is from.
     complexity : str
@@ -240,6 +243,7 @@ class Selector(ABC):
 
     needs: ClassVar[frozenset[Need]]
     knobs: ClassVar[Mapping[str, Knob]] = {}
+    smooth_knobs: ClassVar[frozenset[str]] = frozenset()
     paper: ClassVar[str]
     complexity: ClassVar[str]
 
@@ -250,6 +254,13 @@ class Selector(ABC):
     def own_flops(self, cut: Cut) -> float:
         """FLOPs of matrix products beyond those of the signals; element-wise work is not counted."""
         return 0.0
+
+    def tuned(self, **knobs: Tensor) -> Self:
+        """The selector with values (batch,) of smooth knobs, one per sample; gradients flow into them."""
+        assert self.smooth_knobs >= set(knobs)
+        other = copy.copy(self)
+        vars(other).update({name: value[:, None] for name, value in knobs.items()})
+        return other
 
     @abstractmethod
     def choose(self, inputs: SelectorInputs, counts: Tensor) -> Tensor:
