@@ -138,6 +138,38 @@ def test_no_tracker_writes_nothing_and_the_seed_decides(tmp_path):
     assert first["indicators"] == second["indicators"]
 
 
+@pytest.mark.parametrize("search", ["tpe", "random", "nsga2"])
+def test_knobs_are_searched_with_the_schedule(search, tmp_path):
+    """What is exported has the knob that it was measured with, on both splits."""
+    sizes = [option for option in TINY if not option.startswith("search.")]
+    options = [f"search={search}", "selector=balanced_fastv", "search.tune=[alpha]", "search.trials=8", "search.samples=12"]
+    folder = tmp_path / "a"
+    assert main(["search", *sizes, "tracker=none", *options, f"hydra.run.dir={folder}"]) == 0
+    points = vispco.read_points(folder)
+    tried = [point.selector_params["alpha"] for point in points if point.split == "validation"]
+    assert len(tried) == 8 == len(set(tried))
+    assert all(0 <= alpha <= 1 for alpha in tried)
+    searched = {point.name: point for point in points if point.split == "validation"}
+    for config in json.loads((folder / "frontier.json").read_text())["configs"]:
+        twins = [point for point in points if point.split == "test" and list(point.keep) == config["keep"]]
+        twins = [point for point in twins if point.method == search]
+        assert [point.selector_params for point in twins] == [config["selector_params"]]
+        assert searched[twins[0].name].selector_params == config["selector_params"]
+        assert config["costs"]["flops"] <= config["budget"]
+
+
+def test_a_learned_knob_is_exported(tmp_path):
+    folder = tmp_path / "a"
+    options = ["selector=balanced_fastv", "search.tune=[alpha]", "search.knob_lr=0.3"]
+    assert main(["search", *TINY, "tracker=none", *options, f"hydra.run.dir={folder}"]) == 0
+    configs = json.loads((folder / "frontier.json").read_text())["configs"]
+    assert all(set(config["selector_params"]) == {"alpha"} for config in configs)
+    assert any(abs(config["selector_params"]["alpha"] - 0.5) > 0.01 for config in configs)
+    learned = {point.budget: point for point in vispco.read_points(folder) if point.method == "learned"}
+    for config in configs:
+        assert learned[config["budget"]].selector_params == config["selector_params"]
+
+
 def test_multirun_makes_one_folder_per_job(tmp_path):
     options = [*TINY, "tracker=none", "search=step", "search.ladder=[0.5,0.1]"]
     options = [option for option in options if not option.startswith("search.") or "ladder" in option]
@@ -199,6 +231,12 @@ BAD_SEARCHES = {
     "unknown dtype": (["model.dtype=int3"], ["int3", "float32"]),
     "selector that cannot rank": (["selector=mob"], ["MoB chooses another set for another count", "search=grid"]),
     "selector parameter": (["+selector.params.alpha=1"], ["alpha"]),
+    "knob to learn": (["search.tune=[alpha]"], ["FastV has no knob 'alpha' to tune"]),
+    "knob without gradient": (["selector=window_fastv", "search.tune=[window]"], ["'window'", "search=tpe"]),
+    "knob to sample": (
+        ["baseline.methods=[{name: tpe, trials: 2, samples: 8, tune: [beta]}]"],
+        ["FastV has no knob 'beta' to tune"],
+    ),
 }
 
 

@@ -4,6 +4,7 @@ Which patches become which token is asked of the stock model itself: those that 
 """
 
 import inspect
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from typing import ClassVar
@@ -17,6 +18,7 @@ from vispco import ModelCard, PruningConfig
 from vispco.engine import Replay, observed_attention, prune
 from vispco.engine.families import REGISTRY as FAMILIES
 from vispco.engine.families import describe
+from vispco.engine.hooks import Hook
 from vispco.engine.patches import received_row, there
 from vispco.engine.tower import TOWER, Watch
 from vispco.errors import ModelError
@@ -188,7 +190,8 @@ def test_signals_are_those_of_the_stock_tower(name, samples, spy):
 
 def test_families_with_a_tower():
     assert {kind for kind, adapter in FAMILIES.items() if adapter.tower} == {
-        "llava", "llava_next", "llava_onevision", "video_llava", "gemma3", "paligemma", "internvl", "idefics3", "smolvlm"
+        "llava", "llava_next", "llava_onevision", "video_llava", "gemma3", "paligemma", "internvl", "idefics3",
+        "smolvlm",
     }  # fmt: skip
 
 
@@ -247,10 +250,8 @@ def test_many_rows_come_in_parts(monkeypatch):
 
 def test_the_last_of_several_feature_layers_counts(spy):
     model, inputs = deep("llava", (1, -2)), MODELS["llava"].inputs(SINGLE)
-    ours = shown(model, inputs, spy)
-    expected = shown(single := deep("llava"), inputs, spy)
-    assert single.config.vision_feature_layer == -2
-    assert torch.equal(ours.tower_row, expected.tower_row)
+    maps = stock_tower(model, "llava", inputs)[1]
+    torch.testing.assert_close(shown(model, inputs, spy).tower_row, maps[1].mean(dim=1)[:, 0, 1:].detach())
 
 
 def test_embeddings_have_no_attention(spy):
@@ -273,9 +274,54 @@ def test_generating_keeps_what_the_forward_keeps(cached, spy):
         model(**inputs)
         kept = pruned.kept
         model.generate(**inputs, max_new_tokens=3, do_sample=False, use_cache=cached)
-        again = [mask[:, : kept[0].shape[1]] for mask in pruned.kept]
-    assert all(map(torch.equal, again, kept))
+        assert all(map(torch.equal, pruned.kept, kept))
     assert len(spy) == 2, "a decoding step looks at no image"
+
+
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
+def test_beams_share_the_signals_of_their_sample(name, spy):
+    """Releases differ in whether images are repeated before the tower or after it."""
+    model, inputs = deep(name), MODELS[name].inputs((Sample(2, 1, 5, seed=1), Sample(3, 0, 4, seed=3), *SINGLE))
+    with prune(model, config_of(model)):
+        model(**inputs)
+        model.generate(**inputs, max_new_tokens=2, num_beams=3, do_sample=False)
+    once, thrice = spy
+    for signal in TOWER:
+        torch.testing.assert_close(getattr(thrice, signal), getattr(once, signal).repeat_interleave(3, dim=0))
+
+
+def test_what_was_encoded_before_is_forgotten(spy):
+    """Neither a forward that failed nor features without a forward are taken for those of a later one."""
+    model, inputs, other = deep("llava"), MODELS["llava"].inputs(SINGLE), MODELS["llava"].inputs(RAGGED)
+    with prune(model, config_of(model)):
+        with pytest.raises((ValueError, RuntimeError)):
+            model(**{**inputs, "pixel_values": other["pixel_values"]})
+        model.base_model.get_image_features(other["pixel_values"])
+        model(**inputs)
+        model(**inputs)
+        del inputs["pixel_values"]
+        with pytest.raises(ModelError, match="did not run"):
+            model(**inputs)
+    assert torch.equal(spy[0].tower_row, spy[1].tower_row)
+
+
+def test_no_trace_is_left_and_copies_are_stock(spy):
+    model, inputs = MODELS["llava"].build(), MODELS["llava"].inputs(SINGLE)
+    before = set(vars(model.base_model))
+    with prune(model, config_of(model)):
+        twin = deepcopy(model)
+        model(**inputs)
+        twin(**inputs)
+    assert len(spy) == 1
+    assert set(vars(model.base_model)) == before
+    for net in (model, twin):
+        assert net.base_model.get_image_features.__self__ is net.base_model
+    left = [
+        hook
+        for module in model.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    ]
+    assert not any(isinstance(hook, Hook) for hook in left)
 
 
 def test_text_alone_needs_no_tower(spy):
@@ -310,7 +356,9 @@ def test_another_tower_in_a_known_family_is_refused(spy):
     )
     text = LlamaConfig(**TEXT)
     model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE))
-    refused(model, MODELS["llava"].inputs(SINGLE), r"not known of llava: its vision tower \(pixtral\) gives no attention")
+    refused(
+        model, MODELS["llava"].inputs(SINGLE), r"not known of llava: its vision tower \(pixtral\) gives no attention"
+    )
 
 
 def test_no_pixels_are_refused(spy):

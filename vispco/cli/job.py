@@ -18,12 +18,13 @@ from vispco.evaluation import Candidate, Evaluator, Ledger, Provenance, Quality,
 from vispco.frontier import Interval, Point, best_at_cost, paired_difference, pareto_front
 from vispco.kernels import make_kernel
 from vispco.runs import RunSettings, Tracker
-from vispco.runs.settings import GridMethod, LearnedMethod
-from vispco.search import GRIDS, LearnedSearch, LearnedSettings, cheapest_schedule
+from vispco.runs.settings import GridMethod, LearnedMethod, SampledMethod
+from vispco.search import GRIDS, LearnedSearch, LearnedSettings, Proposal, cheapest_schedule, check_knobs, sample
 from vispco.search import Progress as Step
 from vispco.selectors import as_nested, make_selector
 
 Measured = tuple[Point, Quality]
+Method = LearnedMethod | GridMethod | SampledMethod
 
 
 @dataclass
@@ -104,6 +105,9 @@ class SearchJob:
         chooser = make_selector(selector.name, selector.params)
         if isinstance(settings.search, LearnedMethod):
             as_nested(chooser)
+        for method in (settings.search, *self._baselines()):
+            if isinstance(method, SampledMethod):
+                check_knobs(chooser, method.tune)
         make_kernel(settings.kernel.name, settings.kernel.steps)
         model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
         provenance = Provenance.of(model, processor, settings.seed)
@@ -130,26 +134,51 @@ class SearchJob:
         points = [point for point, _ in measured.values()]
         return Outcome(card, found, points, rows, measured["unpruned"][0], reporting, model, processor)
 
-    def _baselines(self) -> tuple[GridMethod, ...]:
+    def _baselines(self) -> tuple[GridMethod | SampledMethod, ...]:
         return self.settings.baseline.methods
 
     # --- searching ---------------------------------------------------------------------------------------------------
 
-    def _search(
-        self, method: LearnedMethod | GridMethod, evaluator: Evaluator, cost: FlopCost, provenance: Provenance
-    ) -> Found:
+    def _search(self, method: Method, evaluator: Evaluator, cost: FlopCost, provenance: Provenance) -> Found:
         if isinstance(method, LearnedMethod):
             return self._learn(method, evaluator.head(method.samples, Ledger()), cost)
+        if isinstance(method, SampledMethod):
+            return self._sample(method, evaluator.head(method.samples, Ledger()), cost, provenance)
         evaluator = evaluator.head(len(evaluator.samples), Ledger())
         schedules = GRIDS[method.name](evaluator.replay.layers, method.ladder)
         candidates = [Candidate(f"{method.name} {index}", method.name, s) for index, s in enumerate(schedules)]
         with self._bar(f"{method.name}: {len(candidates)} schedules", len(evaluator.samples)) as (bar, task):
             measured = measure(
                 evaluator, cost, candidates, provenance,
-                selector=self.settings.selector.name, split=self.settings.data.search_split,
-                advance=partial(bar.advance, task),
+                split=self.settings.data.search_split, advance=partial(bar.advance, task),
             )  # fmt: skip
-        points = [point for point, _ in measured]
+        return self._best(method.name, candidates, [point for point, _ in measured], evaluator)
+
+    def _sample(self, method: SampledMethod, evaluator: Evaluator, cost: FlopCost, provenance: Provenance) -> Found:
+        settings = self.settings
+        candidates: list[Candidate] = []
+        points: list[Point] = []
+        with self._bar(f"{method.name}: {method.trials} schedules", method.trials) as (bar, task):
+
+            def measure_one(proposal: Proposal) -> tuple[float, float]:
+                params = {**settings.selector.params, **proposal.knobs} if proposal.knobs else None
+                name = f"{method.name} {len(candidates)}"
+                candidates.append(Candidate(name, method.name, proposal.schedule, params=params))
+                ((point, _),) = measure(evaluator, cost, candidates[-1:], provenance, split=settings.data.search_split)
+                points.append(point)
+                bar.advance(task)
+                return point.costs[cost.name], point.quality["kl"]
+
+            sample(
+                method.name, measure_one, layers=evaluator.replay.layers, steps=settings.kernel.steps,
+                knobs=check_knobs(evaluator.selector, method.tune), trials=method.trials, seed=settings.seed,
+            )  # fmt: skip
+        return self._best(method.name, candidates, points, evaluator)
+
+    def _best(
+        self, method: str, candidates: Sequence[Candidate], points: Sequence[Point], evaluator: Evaluator
+    ) -> Found:
+        """What is best for each budget, and the front, of candidates that were all measured."""
         by_name = {candidate.name: candidate for candidate in candidates}
         best, search_kl = {}, {}
         for budget in self.settings.budget.values:
@@ -157,7 +186,7 @@ class SearchJob:
             if choice is not None:
                 best[budget], search_kl[budget] = by_name[choice.name], choice.quality["kl"]
         front = [by_name[point.name] for point in pareto_front(points, quality="kl")]
-        return Found(method.name, best, search_kl, front, points, evaluator.ledger.forwards)
+        return Found(method, best, search_kl, front, list(points), evaluator.ledger.forwards)
 
     def _learn(self, method: LearnedMethod, evaluator: Evaluator, cost: FlopCost) -> Found:
         settings = self.settings
@@ -176,7 +205,13 @@ class SearchJob:
             )
             learned = search.run()
         best = {
-            result.budget: Candidate(f"learned b={result.budget:g}", "learned", result.schedule, result.budget)
+            result.budget: Candidate(
+                f"learned b={result.budget:g}",
+                "learned",
+                result.schedule,
+                result.budget,
+                {**settings.selector.params, **result.knobs} if result.knobs else None,
+            )
             for result in learned
         }
         search_kl = {result.budget: result.kl for result in learned}
@@ -206,8 +241,7 @@ class SearchJob:
             cost = evaluator.cost(self.settings.cost.name)
             with self._bar(f"{split} split: {len(group)} schedules, {selector}", len(report.samples)) as (bar, task):
                 for point, quality in measure(
-                    evaluator, cost, group, provenance, selector=selector, split=split,
-                    advance=partial(bar.advance, task),
+                    evaluator, cost, group, provenance, split=split, advance=partial(bar.advance, task)
                 ):  # fmt: skip
                     measured[point.name] = (point, quality)
         return measured

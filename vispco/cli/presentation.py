@@ -66,7 +66,7 @@ def _gallery(settings: RunSettings, outcome: Outcome) -> list[Overlay]:
     row = min(outcome.rows, key=lambda row: abs(row.point.costs["flops"] - 0.5))
     config = PruningConfig(
         selector=settings.selector.name,
-        selector_params=settings.selector.params,
+        selector_params=row.point.selector_params,
         keep=row.point.keep,
         model=outcome.card,
     )

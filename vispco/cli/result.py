@@ -25,7 +25,7 @@ def configs(settings: RunSettings, outcome: Outcome, run: str, versions: Mapping
     return [
         PruningConfig(
             selector=settings.selector.name,
-            selector_params=settings.selector.params,
+            selector_params=row.point.selector_params,
             keep=row.point.keep,
             model=outcome.card,
             budget=row.budget,

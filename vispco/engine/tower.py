@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vispco.engine.encoding import watch_encoders
 from vispco.engine.families import REGISTRY, Family
 from vispco.engine.families.base import Pictures
 from vispco.engine.families.layouts import grid_of
 from vispco.engine.hooks import Hook
 from vispco.engine.patches import class_row, project, received_row, there
+from vispco.engine.prompt import told_of_pictures
 from vispco.errors import ModelError
 
 TOWER = frozenset({"tower_row", "tower_first_row", "tower_keys", "tower_hidden"})
@@ -34,7 +36,7 @@ class Watch:
     ----------
     family : Family
     needs : set of str
-        Signals that are wanted; those of the tower are computed.
+        Signals that are wanted; those of the tower are computed, and the grid of families that tell one.
 
     Raises
     ------
@@ -46,6 +48,11 @@ class Watch:
         self.family, self.needs = family, needs & TOWER
         self._laid_out = bool(needs & LAYOUT) and family.layout is not None
         self._seen: dict[str, list[Tensor]] = {}
+        # By modality: what the encoder was told of its images, and the visual tokens that it made of them.
+        self._told: dict[str, Pictures] = {}
+        self._encoded: dict[str, int] = {}
+        # Whether a forward is under way, and whether images were encoded before one.
+        self._running, self._ahead = False, False
         if self.needs and (family.tower is None or family.model.config.vision_config.model_type not in PLAIN):
             known = ", ".join(kind for kind, adapter in REGISTRY.items() if adapter.tower is not None)
             kind = family.model.config.vision_config.model_type
@@ -56,7 +63,10 @@ class Watch:
         self._led = bool(self.needs) and has_class_token(family)
 
     def install(self, stack: ExitStack) -> None:
-        """Hook the tower's layers until ``stack`` closes."""
+        """Hook the tower's layers, and what calls it, until ``stack`` closes."""
+        if self.needs or self._laid_out:
+            watch_encoders(self.family.base, stack, self._begin, self._end)
+            stack.callback(self.family.base.register_forward_hook(Hook(self._close), always_call=True).remove)
         if not self.needs:
             return
         assert self.family.tower is not None
@@ -70,8 +80,22 @@ class Watch:
         stack.callback(wanted[0][0].register_forward_hook(Hook(self._take_output)).remove)
 
     def reset(self) -> None:
-        """Forget what was seen: a forward begins."""
-        self._seen = {}
+        """A forward begins: forget what others saw, but not what ``generate`` encoded ahead for this one."""
+        if not self._ahead:
+            self._seen, self._told, self._encoded = {}, {}, {}
+        self._running, self._ahead = True, False
+
+    def _close(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._running = False
+
+    def _begin(self, modality: str) -> None:
+        self._ahead = self._ahead or not self._running
+        if modality == "image":
+            self._seen = {}
+
+    def _end(self, modality: str, arguments: Pictures, tokens: int) -> None:
+        self._told[modality] = told_of_pictures(arguments)
+        self._encoded[modality] = tokens
 
     @torch.no_grad()
     def _look(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -109,8 +133,21 @@ class Watch:
         ModelError
             If the tower did not run, or its patches are not the visual tokens.
         """
+        pictures = {**pictures, **{name: value for told in self._told.values() for name, value in told.items()}}
+        # `generate` repeats every sample for several beams or texts, after it encoded the images.
+        repeats = max(1, int(alive.sum()) // max(1, sum(self._encoded.values()))) if self._encoded else 1
+        for name in ("input_ids", "attention_mask") if repeats > 1 else ():
+            if pictures.get(name) is not None:
+                pictures[name] = pictures[name][::repeats]
+        signals = self._tower_signals(pictures, alive[::repeats]) if self.needs else {}
+        if self._laid_out:
+            signals |= grid_of(self.family, pictures, alive[::repeats])
+        return {name: value.repeat_interleave(repeats, dim=0) for name, value in signals.items()}
+
+    def _tower_signals(self, pictures: Pictures, alive: Tensor) -> dict[str, Tensor]:
         spec, config = self.family.tower, self.family.model.config
-        for name in ("vision_feature_layer", "vision_feature_select_strategy") if self.needs else ():
+        assert spec is not None
+        for name in ("vision_feature_layer", "vision_feature_select_strategy"):
             given = pictures.get(name)
             if given is not None and given != getattr(config, name, None):
                 raise ModelError(
@@ -119,13 +156,12 @@ class Watch:
                 )
         signals = {}
         for name in sorted(self.needs):
+            shape = {"tower_keys": (1, 1), "tower_hidden": (1,)}.get(name, ())
             if not bool(alive.any()):
-                shape = {"tower_keys": (1, 1), "tower_hidden": (1,)}.get(name, ())
                 signals[name] = torch.zeros(*alive.shape, *shape, device=alive.device)
                 continue
             if name not in self._seen:
                 raise ModelError("the vision tower did not run, so that its attention is unknown; pass pixels")
-            assert spec is not None
             patches = torch.cat(self._seen[name])[:, spec.skipped(self.family) :]
             tokens = spec.pack(self.family, patches, pictures)
             if len(tokens) != int(alive.sum()):
@@ -135,14 +171,8 @@ class Watch:
                 )
             full = tokens.new_zeros(*alive.shape, tokens.shape[-1])
             full[alive.to(full.device)] = tokens
-            signals[name] = full.to(alive.device)
-        if self._laid_out:
-            signals |= grid_of(self.family, pictures, alive)
-        for name in {"tower_row", "tower_first_row"} & set(signals):
-            signals[name] = signals[name].reshape(alive.shape)
-        if "tower_keys" in signals and signals["tower_keys"].dim() == 3:
-            signals["tower_keys"] = signals["tower_keys"].unflatten(-1, (self._heads, -1))
-        self.reset()
+            full = full.unflatten(-1, (self._heads, -1)) if name == "tower_keys" else full
+            signals[name] = (full if shape else full[..., 0]).to(alive.device)
         return signals
 
 

@@ -98,6 +98,7 @@ class Evaluator:
         self.samples, self.processor = samples, processor
         self.ledger = ledger if ledger is not None else Ledger()
         self.shape = DecoderShape.of(model.config)
+        self.selector_name, self.selector_params = selector, dict(selector_params or {})
         self.selector = make_selector(selector, selector_params)
         self.replay = Replay(model, self.selector)
         self.model = model
@@ -110,6 +111,7 @@ class Evaluator:
     def share(self, selector: str, selector_params: Mapping[str, Any] | None = None) -> "Evaluator":
         """The same samples and teacher under another selector."""
         other = copy.copy(self)
+        other.selector_name, other.selector_params = selector, dict(selector_params or {})
         other.selector = make_selector(selector, selector_params)
         other.replay = Replay(self.model, other.selector)
         if any(other.selector.needs & TOWER - set(batch.captured.pictured) for batch in self.batches):

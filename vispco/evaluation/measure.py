@@ -1,11 +1,12 @@
 """From schedules to points: the measured record of a configuration."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import JsonValue
 
 from vispco.cost import FlopCost
 from vispco.engine import fingerprint
@@ -16,12 +17,22 @@ from vispco.frontier import Point
 
 @dataclass(frozen=True)
 class Candidate:
-    """A schedule with the label it is to be measured under."""
+    """A schedule with the label it is to be measured under.
+
+    Attributes
+    ----------
+    name, method : str
+    schedule : schedule
+    budget : float or None
+    params : dict or None
+        Settings of the selector; those of the evaluator if None.
+    """
 
     name: str
     method: str
     schedule: Schedule
     budget: float | None = None
+    params: Mapping[str, JsonValue] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,33 +63,55 @@ def measure(
     candidates: Sequence[Candidate],
     provenance: Provenance,
     *,
-    selector: str,
     split: str,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[float], None] | None = None,
 ) -> list[tuple[Point, Quality]]:
-    """Evaluate every candidate, and keep its per-sample quality for paired intervals."""
-    found = evaluator.evaluate([candidate.schedule for candidate in candidates], advance=advance)
+    """Evaluate every candidate, and keep its per-sample quality for paired intervals.
+
+    Candidates with the same settings of the selector are evaluated together. Progress counts the samples of all of
+    them as one pass.
+    """
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, candidate in enumerate(candidates):
+        groups[repr(candidate.params)].append(index)
+    measured: dict[int, tuple[Point, Quality]] = {}
+    for members in groups.values():
+        own, params = evaluator, candidates[members[0]].params
+        if params is not None:
+            own = evaluator.share(evaluator.selector_name, params)
+            cost = own.cost(cost.name)
+        step = None if advance is None else _part_of(advance, len(members) / len(candidates))
+        found = own.evaluate([candidates[index].schedule for index in members], advance=step)
+        for index, quality in zip(members, found, strict=True):
+            measured[index] = (_point(candidates[index], quality, own, cost, provenance, split), quality)
+    return [measured[index] for index in range(len(candidates))]
+
+
+def _part_of(advance: Callable[[float], None], share: float) -> Callable[[int], None]:
+    return lambda samples: advance(samples * share)
+
+
+def _point(
+    candidate: Candidate, quality: Quality, evaluator: Evaluator, cost: FlopCost, provenance: Provenance, split: str
+) -> Point:
     slices: dict[str, list[int]] = defaultdict(list)
     for index, sample in enumerate(evaluator.samples):
         slices[sample.slice].append(index)
-    measured = []
-    for candidate, quality in zip(candidates, found, strict=True):
-        point = Point(
-            name=candidate.name,
-            method=candidate.method,
-            selector=selector,
-            keep=candidate.schedule,
-            split=split,
-            seed=provenance.seed,
-            costs={cost.name: cost.exact(candidate.schedule)},
-            quality={"score": float(quality.score.mean()), "kl": float(quality.kl.mean())},
-            slices={name: float(np.mean(quality.score[members])) for name, members in sorted(slices.items())},
-            samples=len(evaluator.samples),
-            backend=provenance.backend,
-            dtype=provenance.dtype,
-            model=provenance.model,
-            prompt=provenance.prompt,
-            budget=candidate.budget,
-        )
-        measured.append((point, quality))
-    return measured
+    return Point(
+        name=candidate.name,
+        method=candidate.method,
+        selector=evaluator.selector_name,
+        selector_params=dict(evaluator.selector_params),
+        keep=candidate.schedule,
+        split=split,
+        seed=provenance.seed,
+        costs={cost.name: cost.exact(candidate.schedule)},
+        quality={"score": float(quality.score.mean()), "kl": float(quality.kl.mean())},
+        slices={name: float(np.mean(quality.score[members])) for name, members in sorted(slices.items())},
+        samples=len(evaluator.samples),
+        backend=provenance.backend,
+        dtype=provenance.dtype,
+        model=provenance.model,
+        prompt=provenance.prompt,
+        budget=candidate.budget,
+    )

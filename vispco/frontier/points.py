@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 from pydantic_core import from_json
 
 from vispco.errors import ConfigError, DataError, RunError
@@ -32,6 +32,8 @@ class Point(BaseModel):
         Unique label for people, e.g. ``"learned b=0.50"``.
     method, selector : str
         What chose the schedule (learned, grid, step, control...) and what chose the tokens.
+    selector_params : dict
+        The selector's own settings.
     keep : tuple of float, length layers
         Fraction of the sample's original visual tokens that enter each decoder layer, non-increasing.
     split, seed
@@ -69,6 +71,7 @@ class Point(BaseModel):
     model: str
     prompt: str
     budget: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    selector_params: dict[str, JsonValue] = {}
 
     @field_validator("keep")
     @classmethod

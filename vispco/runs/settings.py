@@ -84,6 +84,17 @@ class LearnedMethod(_Group):
     finalists: Positive
     probe_samples: Positive
     select_samples: Positive
+    tune: tuple[str, ...]
+    knob_lr: Annotated[float, Field(gt=0.0)]
+
+
+class SampledMethod(_Group):
+    """Schedules with knobs of the selector, as an Optuna sampler proposes them."""
+
+    name: Literal["random", "tpe", "nsga2"]
+    trials: Positive
+    samples: Positive
+    tune: tuple[str, ...]
 
 
 class GridMethod(_Group):
@@ -96,7 +107,7 @@ class GridMethod(_Group):
 class BaselineSettings(_Group):
     """Methods that the search is held against."""
 
-    methods: tuple[GridMethod, ...]
+    methods: tuple[Annotated[GridMethod | SampledMethod, Field(discriminator="name")], ...]
 
 
 class NoTrackerSettings(_Group):
@@ -123,7 +134,7 @@ class RunSettings(_Group):
     kernel: KernelSettings
     cost: CostSettings
     budget: BudgetSettings
-    search: Annotated[LearnedMethod | GridMethod, Field(discriminator="name")]
+    search: Annotated[LearnedMethod | GridMethod | SampledMethod, Field(discriminator="name")]
     baseline: BaselineSettings
     tracker: Annotated[NoTrackerSettings | WandbSettings, Field(discriminator="name")]
     seed: Annotated[int, Field(ge=0)]

@@ -3,6 +3,7 @@
 from vispco.search.lagrangian import AugmentedLagrangian
 from vispco.search.learned import Learned, LearnedSearch, LearnedSettings, Progress
 from vispco.search.methods import GRIDS
+from vispco.search.sampled import Proposal, check_knobs, sample
 from vispco.search.space import cheapest_schedule, fit_to_budget, monotone_schedules, step_schedules
 
 __all__ = [
@@ -12,8 +13,11 @@ __all__ = [
     "LearnedSearch",
     "LearnedSettings",
     "Progress",
+    "Proposal",
     "cheapest_schedule",
+    "check_knobs",
     "fit_to_budget",
     "monotone_schedules",
+    "sample",
     "step_schedules",
 ]

@@ -13,11 +13,14 @@
 3. *Select*: starts and survivors are hardened, brought exactly onto the nearest budgets, and measured with tokens
    physically dropped, first on a few samples, then the better ones on more; per budget the least KL wins.
 
+Smooth knobs of the selector can be trained along: every particle has values of its own, which it starts at those of the
+settings and keeps in their ranges.
+
 Everything is charged to the ledger; a backward pass counts as much as its forward.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,7 +33,11 @@ from vispco.evaluation import Evaluator
 from vispco.kernels import MultiStep
 from vispco.search.lagrangian import AugmentedLagrangian
 from vispco.search.probe import Damage, stepped_schedules
+from vispco.search.sampled import check_knobs
 from vispco.search.space import Schedule, fit_to_budget
+
+Choice = tuple[Schedule, tuple[float, ...]]
+"""A schedule and the values of the trained knobs."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,10 @@ class LearnedSettings:
         Candidates per budget that are measured on ``select_samples``.
     probe_samples, select_samples : int
         Samples for probing and the first measurement, and for the second.
+    tune : tuple of str
+        Smooth knobs of the selector to train.
+    knob_lr : float
+        Of Adam, on knobs, as a fraction of their range.
     """
 
     steps: int = 15
@@ -84,6 +95,8 @@ class LearnedSettings:
     finalists: int = 2
     probe_samples: int = 100
     select_samples: int = 250
+    tune: tuple[str, ...] = ()
+    knob_lr: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -98,11 +111,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Learned:
-    """One schedule of the result and the budget it is for."""
+    """One schedule of the result, with trained knobs, and the budget it is for."""
 
     budget: float
     schedule: Schedule
     kl: float
+    knobs: Mapping[str, float] = field(default_factory=dict)
 
 
 class LearnedSearch:
@@ -123,7 +137,7 @@ class LearnedSearch:
     Raises
     ------
     ConfigError
-        If the model has too few layers for the kernel's steps.
+        If the model has too few layers for the kernel's steps, or a knob cannot be trained.
     """
 
     def __init__(
@@ -146,6 +160,12 @@ class LearnedSearch:
             raise ConfigError(
                 f"kernel.steps = {kernel.steps} is too many for {self.layers} decoder layers; give 1..{self.layers - 1}"
             )
+        self.knobs = check_knobs(evaluator.selector, settings.tune)
+        rough = set(settings.tune) - evaluator.selector.smooth_knobs
+        if rough:
+            raise ConfigError(
+                f"knob {min(rough)!r} of selector {evaluator.selector_name} has no gradient; tune it with search=tpe"
+            )
 
     def run(self) -> list[Learned]:
         """The best schedule found for every budget, in falling order of budget."""
@@ -155,7 +175,7 @@ class LearnedSearch:
     # --- 1 -----------------------------------------------------------------------------------------------------------
 
     def choose_starts(self) -> tuple[Tensor, Tensor]:
-        """Particles and the budget each belongs to; shapes (particles, 2 * steps), (particles,)."""
+        """Particles and the budget each belongs to; shapes (particles, 2 * steps + knobs), (particles,)."""
         settings = self.settings
         damage = Damage.probe(self.evaluator, settings.probe_ratios, settings.probe_samples)
         choices = stepped_schedules(
@@ -178,15 +198,19 @@ class LearnedSearch:
                     seen[cuts] = self.kernel.encode(fit_to_budget(schedule, self.cost, budget), cuts)
             rows += seen.values()
             owner += [index] * len(seen)
-        return torch.stack(rows), torch.tensor(owner)
+        selector = self.evaluator.selector
+        values = torch.tensor([float(getattr(selector, name)) for name in self.knobs])
+        return torch.stack([torch.cat([row, values.to(row)]) for row in rows]), torch.tensor(owner)
 
     # --- 2 -----------------------------------------------------------------------------------------------------------
 
     def train(self, parameters: Tensor, owner: Tensor) -> Tensor:
-        """Trained particles, shape (survivors, 2 * steps)."""
+        """Trained particles, shape (survivors, 2 * steps + knobs)."""
         settings, steps = self.settings, self.kernel.steps
-        centres, logits = parameters[:, :steps].clone(), parameters[:, steps:].clone()
-        optimizer = _adam(centres, logits, settings)
+        parts = [part.clone() for part in parameters.tensor_split([steps, 2 * steps], dim=1)]
+        low, span = self._knob_range()
+        parts[2] = (parts[2] - low) / span
+        optimizer = _adam(parts, settings)
         lagrangian = AugmentedLagrangian(len(owner), penalty=30.0, growth=1.5, tolerance=0.9, cap=1e3, damping=0.5)
         final = torch.tensor(self.budgets, dtype=torch.float64)
         merit = torch.zeros(len(owner), dtype=torch.float64)
@@ -194,18 +218,21 @@ class LearnedSearch:
             for step in range(settings.steps):
                 done = step / max(1, settings.steps - 1)
                 target = final[owner]
-                particles = torch.cat([centres, logits], dim=1)
-                ratios = self.kernel.ratios(particles, self.layers, _between(settings.sharpness, done))
-                divergence = self.relaxed_divergence(ratios, _between(settings.temperature, done))
+                ratios = self.kernel.ratios(
+                    torch.cat(parts[:2], dim=1), self.layers, _between(settings.sharpness, done)
+                )
+                values = dict(zip(self.knobs, (low + span * parts[2]).unbind(dim=1), strict=True))
+                divergence = self.relaxed_divergence(ratios, _between(settings.temperature, done), values)
                 loss = (divergence + 0.01).log()
                 objective = loss + lagrangian(self.cost.soft(ratios) - target)
                 optimizer.zero_grad()
                 objective.sum().backward()
                 optimizer.step()
                 with torch.no_grad():
-                    legal = self.kernel.project(torch.cat([centres, logits], dim=1), self.layers)
-                    centres.copy_(legal[:, :steps])
-                    logits.copy_(legal[:, steps:])
+                    legal = self.kernel.project(torch.cat(parts[:2], dim=1), self.layers)
+                    for part, projected in zip(parts, legal.split(steps, dim=1), strict=False):
+                        part.copy_(projected)
+                    parts[2].clamp_(0.0, 1.0)
                     merit = 0.8 * merit + 0.2 * objective
                 exact = [self.cost.exact(row) for row in self.kernel.harden(legal, self.layers).tolist()]
                 violation = torch.tensor(exact, dtype=torch.float64) - target
@@ -216,14 +243,27 @@ class LearnedSearch:
                     self.report(Progress(step, mean_loss, mean_violation, lagrangian.multiplier.mean().item()))
                 if step == int(settings.trial * settings.steps) and settings.survivors < settings.starts:
                     alive = _best_of_each(merit, owner, settings.survivors)
-                    centres, logits = centres.detach()[alive], logits.detach()[alive]
+                    parts = [part.detach()[alive] for part in parts]
                     owner, merit = owner[alive], merit[alive]
-                    optimizer = _adam(centres, logits, settings, optimizer, alive)
+                    optimizer = _adam(parts, settings, optimizer, alive)
                     lagrangian.keep(alive)
-        return torch.cat([centres, logits], dim=1).detach()
+        parts[2] = low + span * parts[2]
+        return torch.cat(parts, dim=1).detach()
 
-    def relaxed_divergence(self, ratios: Tensor, temperature: float) -> Tensor:
-        """Mean KL of every schedule on a fresh draw of samples; shape (particles,), differentiable."""
+    def _knob_range(self) -> tuple[Tensor, Tensor]:
+        """Lowest value and width of every trained knob's range."""
+        low, high = ([getattr(knob, end) for knob in self.knobs.values()] for end in ("low", "high"))
+        return torch.tensor(low, dtype=torch.float32), torch.tensor(high) - torch.tensor(low, dtype=torch.float32)
+
+    def relaxed_divergence(self, ratios: Tensor, temperature: float, knobs: Mapping[str, Tensor]) -> Tensor:
+        """Mean KL of every schedule on a fresh draw of samples; shape (particles,), differentiable.
+
+        Parameters
+        ----------
+        ratios : Tensor, shape (particles, layers)
+        temperature : float
+        knobs : mapping of str to Tensor, shape (particles,)
+        """
         batches = self.evaluator.batches
         batch = batches[self.random.integers(len(batches))]
         size = min(self.settings.batch, len(batch.rows))
@@ -232,7 +272,7 @@ class LearnedSearch:
         self.evaluator.charge_layer(part, part.captured.visual_tokens)
         logits = self.evaluator.replay.relaxed(
             part.captured, ratios, part.rows, temperature=temperature, hard=self.settings.straight_through,
-            visit=lambda kept: self.evaluator.charge_layer(every, kept, passes=2),
+            knobs=knobs, visit=lambda kept: self.evaluator.charge_layer(every, kept, passes=2),
         )  # fmt: skip
         return every.divergence(logits.flatten(0, 1)).view(-1, size).mean(dim=1)
 
@@ -240,49 +280,55 @@ class LearnedSearch:
 
     def select(self, particles: Tensor) -> list[Learned]:
         """Harden, fit to the budgets, and keep the best for each: all on a few samples, the better ones on more."""
-        settings = self.settings
-        pool: set[Schedule] = set()
-        for schedule in self.kernel.harden(particles, self.layers).tolist():
+        settings, parameters = self.settings, 2 * self.kernel.steps
+        pool: set[Choice] = set()
+        schedules = self.kernel.harden(particles[:, :parameters], self.layers).tolist()
+        for schedule, values in zip(schedules, particles[:, parameters:].tolist(), strict=True):
             near = np.abs(np.array(self.budgets) - self.cost.exact(schedule)).argsort(kind="stable")
             for budget in np.array(self.budgets)[near[: settings.neighbours]]:
                 try:
-                    pool.add(fit_to_budget(schedule, self.cost, float(budget)))
+                    pool.add((fit_to_budget(schedule, self.cost, float(budget)), tuple(values)))
                 except ConfigError:
                     continue
-        cost = {schedule: self.cost.exact(schedule) for schedule in pool}
+        cost = {choice: self.cost.exact(choice[0]) for choice in pool}
         rough = self._measure(sorted(pool), settings.probe_samples)
         better = {
-            schedule
+            choice
             for budget in self.budgets
-            for schedule in sorted((s for s in rough if cost[s] <= budget), key=rough.__getitem__)[: settings.finalists]
+            for choice in sorted((c for c in rough if cost[c] <= budget), key=rough.__getitem__)[: settings.finalists]
         }
         final = self._measure(sorted(better), settings.select_samples)
         results = []
         for budget in self.budgets:
-            allowed = [schedule for schedule in final if cost[schedule] <= budget]
+            allowed = [choice for choice in final if cost[choice] <= budget]
             if allowed:
                 best = min(allowed, key=final.__getitem__)
-                results.append(Learned(budget, best, final[best]))
+                results.append(Learned(budget, best[0], final[best], dict(zip(self.knobs, best[1], strict=True))))
         return results
 
-    def _measure(self, schedules: list[Schedule], samples: int) -> dict[Schedule, float]:
+    def _measure(self, choices: list[Choice], samples: int) -> dict[Choice, float]:
         """Mean KL on the first ``samples`` samples, tokens dropped."""
-        found = self.evaluator.evaluate(schedules, limit=samples)
-        return {schedule: float(quality.kl.mean()) for schedule, quality in zip(schedules, found, strict=True)}
+        measured: dict[Choice, float] = {}
+        for values in dict.fromkeys(values for _, values in choices):
+            members = [choice for choice in choices if choice[1] == values]
+            evaluator = self.evaluator
+            if values:
+                knobs = {**evaluator.selector_params, **dict(zip(self.knobs, values, strict=True))}
+                evaluator = evaluator.share(evaluator.selector_name, knobs)
+            found = evaluator.evaluate([schedule for schedule, _ in members], limit=samples)
+            measured |= {choice: float(quality.kl.mean()) for choice, quality in zip(members, found, strict=True)}
+        return measured
 
 
 def _adam(
-    centres: Tensor,
-    logits: Tensor,
+    parts: Sequence[Tensor],
     settings: LearnedSettings,
     before: torch.optim.Adam | None = None,
     alive: Tensor | None = None,
 ) -> torch.optim.Adam:
-    """Optimiser of both parts, which become leaves; it goes on from rows ``alive`` of the one ``before``."""
-    groups = [
-        {"params": [centres.requires_grad_()], "lr": settings.centre_lr},
-        {"params": [logits.requires_grad_()], "lr": settings.lr},
-    ]
+    """Optimiser of positions, sizes and knobs, which become leaves; goes on from rows ``alive`` of ``before``."""
+    rates = (settings.centre_lr, settings.lr, settings.knob_lr)
+    groups = [{"params": [part.requires_grad_()], "lr": lr} for part, lr in zip(parts, rates, strict=True)]
     optimizer = torch.optim.Adam(groups, betas=(0.8, 0.95))
     if before is not None:
         for new, old in zip(optimizer.param_groups, before.param_groups, strict=True):

@@ -23,15 +23,27 @@ from vispco.selectors.base import (
 from vispco.selectors.cdpruner import CDPruner
 from vispco.selectors.dart import DART
 from vispco.selectors.divprune import DivPrune
+from vispco.selectors.fastervlm import FasterVLM
 from vispco.selectors.fastv import FastV
 from vispco.selectors.feather import Feather
 from vispco.selectors.fitprune import FitPrune
+from vispco.selectors.hired import HiRED
+from vispco.selectors.holov import HoloV
 from vispco.selectors.mob import MoB
+from vispco.selectors.mustdrop import MustDrop
+from vispco.selectors.pooling import Pooling
+from vispco.selectors.prumerge import PruMerge
 from vispco.selectors.pyramiddrop import PyramidDrop
 from vispco.selectors.random import Random
 from vispco.selectors.reverse_fastv import ReverseFastV
 from vispco.selectors.sparsevlm import SparseVLM
+from vispco.selectors.sparsevlm_plus import SparseVLMPlus
+from vispco.selectors.sparsevlm_recycling import SparseVLMRecycling
+from vispco.selectors.tome import ToMe
+from vispco.selectors.topv import TopV
 from vispco.selectors.uniform_grid import UniformGrid
+from vispco.selectors.visionzip import VisionZip
+from vispco.selectors.vispruner import VisPruner
 from vispco.selectors.visual_fastv import VisualFastV
 from vispco.selectors.window_fastv import WindowFastV
 
@@ -51,6 +63,18 @@ REGISTRY: dict[str, type[Selector]] = {
     "cdpruner": CDPruner,
     "pyramiddrop": PyramidDrop,
     "feather": Feather,
+    "sparsevlm_recycling": SparseVLMRecycling,
+    "sparsevlm_plus": SparseVLMPlus,
+    "pooling": Pooling,
+    "tome": ToMe,
+    "fastervlm": FasterVLM,
+    "visionzip": VisionZip,
+    "prumerge": PruMerge,
+    "vispruner": VisPruner,
+    "hired": HiRED,
+    "holov": HoloV,
+    "mustdrop": MustDrop,
+    "topv": TopV,
 }
 """Selectors by name: those of the papers that this project grew from, controls, and others of the field."""
 

@@ -27,11 +27,12 @@ class SparseVLM(Scorer):
     ones, keeps 300, 200, 110; 303, 110, 36; 238, 48, 26; or 66, 30, 17. Release 2.0, without merging, keeps 300, 200,
     118; 238, 108, 60; 246, 54, 28; or 66, 34, 20.
 
-    This is the kept part of the method. Not in it are merged tokens, the paper's counts from the rank of the attention
-    matrix (a schedule says how many stay here) and release 2.0's choice of heads and division by a kernel of positions.
-    Positions are the original ones, compact ones in the authors' code up to 1.5. The paper chooses raters once, by all
-    visual tokens; a later cut here chooses them by those that are still there, which are all that it sees. The paper
-    writes ``r_i >= 1/T``, the code ``>``; they differ where all are alike, and there the result here is the paper's.
+    This is the kept part of the method. Merged tokens are in ``sparsevlm_recycling``; release 2.0's choice of heads and
+    its division by a kernel of positions are in ``sparsevlm_plus``. The paper's counts from the rank of the attention
+    matrix are in neither: a schedule says how many stay. Positions are the original ones, compact ones in the authors'
+    code up to 1.5. The paper chooses raters once, by all visual tokens; a later cut here chooses them by those that are
+    still there, which are all that it sees. The paper writes ``r_i >= 1/T``, the code ``>``; they differ where all are
+    alike, and there the result here is the paper's.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"question_rows", "embeddings"})

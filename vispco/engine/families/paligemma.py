@@ -8,7 +8,6 @@ from vispco.engine.families.base import MASKED, Adapter, Tower
 from vispco.engine.families.layouts import square_images
 from vispco.engine.families.llava import every_patch
 
-
 PALIGEMMA = Adapter(
     "PaliGemma 1 and 2",
     "PaliGemmaForConditionalGeneration",

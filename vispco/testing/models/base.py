@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from vispco.engine.families import REGISTRY
 from vispco.errors import InputError, ModelError
 
 PAD = 0
@@ -137,7 +138,7 @@ class TinyModel:
     backends : tuple of str
         Attention implementations that the decoder supports; the first one is what :meth:`build` sets.
     square : bool
-        Whether the visual tokens of an image are a square, which some selectors need.
+        Whether rows and columns of the visual tokens are known, which some selectors need.
     """
 
     name: str
@@ -149,6 +150,11 @@ class TinyModel:
     extras: Callable[[Tensor], dict[str, Tensor]] = field(default=no_extras, repr=False)
     backends: tuple[str, ...] = ("sdpa", "eager")
     square: bool = True
+
+    @property
+    def tower(self) -> bool:
+        """Whether the signals of its vision tower are known, which some selectors need."""
+        return REGISTRY[self.model_type].tower is not None
 
     @property
     def videos(self) -> bool:

@@ -30,4 +30,4 @@ def draw_images(count: int, generator: torch.Generator) -> Visuals:
     return Visuals([[IMAGE] * (16 * number) for number in tiles], features)
 
 
-VARIANTS = (TinyModel("internvl", "internvl", make_internvl, draw_images, square=False),)
+VARIANTS = (TinyModel("internvl", "internvl", make_internvl, draw_images),)

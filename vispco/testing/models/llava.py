@@ -127,9 +127,7 @@ def draw_frames(generator: torch.Generator) -> Visuals:
 
 VARIANTS = (
     TinyModel("llava", "llava", make_llava, draw_squares),
-    TinyModel("llava_next", "llava_next", make_llava_next, draw_anyres, square=False),
-    TinyModel(
-        "llava_onevision", "llava_onevision", make_llava_onevision, draw_onevision, draw_pooled_video, square=False
-    ),
+    TinyModel("llava_next", "llava_next", make_llava_next, draw_anyres),
+    TinyModel("llava_onevision", "llava_onevision", make_llava_onevision, draw_onevision, draw_pooled_video),
     TinyModel("video_llava", "video_llava", make_video_llava, draw_video_llava, draw_frames),
 )

@@ -99,7 +99,6 @@ VARIANTS = tuple(
         draw_grids,
         partial(draw_clip, timestamps=make is make_qwen3_vl),
         extras=modalities,
-        square=False,
     )
     for name, make in {"qwen2_vl": make_qwen2_vl, "qwen2_5_vl": make_qwen2_5_vl, "qwen3_vl": make_qwen3_vl}.items()
 )
