@@ -59,7 +59,7 @@ def test_points_of_both_splits_and_all_methods(run):
     assert methods == {"learned", "grid", "step", "control", "unpruned"}
     assert sum(point.method == "grid" and point.split == "validation" for point in points) == 36
     controls = {point.name.split(" b=")[0] for point in points if point.method == "control"}
-    assert controls == {"random", "fastv default (layer 2, 50 %)"}
+    assert controls == {"random", "uniform_grid", "downsampled", "fastv default (layer 2, 50 %)"}
     default = next(point for point in points if point.name.startswith("fastv default"))
     assert default.keep == (1.0, 1.0, *[0.5] * 6)
 
@@ -142,7 +142,13 @@ def test_no_tracker_writes_nothing_and_the_seed_decides(tmp_path):
 def test_knobs_are_searched_with_the_schedule(search, tmp_path):
     """What is exported has the knob that it was measured with, on both splits."""
     sizes = [option for option in TINY if not option.startswith("search.")]
-    options = [f"search={search}", "selector=balanced_fastv", "search.tune=[alpha]", "search.trials=8", "search.samples=12"]
+    options = [
+        f"search={search}",
+        "selector=balanced_fastv",
+        "search.tune=[alpha]",
+        "search.trials=8",
+        "search.samples=12",
+    ]
     folder = tmp_path / "a"
     assert main(["search", *sizes, "tracker=none", *options, f"hydra.run.dir={folder}"]) == 0
     points = vispco.read_points(folder)

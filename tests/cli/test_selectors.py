@@ -28,7 +28,11 @@ def test_every_selector_has_a_row_that_says_what_it_is():
     assert rows["fastv"][1:6] == ["scorer", "last_row", "yes", "yes", "no"]
     assert rows["divprune"][1:6] == ["orderer", "embeddings", "yes", "yes", "yes"]
     assert rows["mob"][1:6] == ["setter", "hidden", "no", "no", "yes"]
+    assert rows["pooling"][1:6] == ["merger", "grid", "no", "no", "yes"]
+    assert rows["fastervlm"][1:6] == ["scorer", "tower_row", "yes", "yes", "in the decoder"]
+    assert rows["mustdrop"][5] == rows["sparsevlm_plus"][5] == "no"
     assert rows["window_fastv"][6] == "window 1..32"
+    assert rows["balanced_fastv"][6] == "alpha 0..1 (by gradient)"
 
 
 def test_the_verb_prints_it(capsys, monkeypatch):

@@ -15,7 +15,7 @@ CASES = [(case.selector, parameters) for case in SELECTORS.values() for paramete
 VALID = torch.tensor([[1] * 9, [1, 1, 0, 1, 0, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0, 0, 0, 0], [0] * 9]).bool()
 LAST = {"question_rows", "question_heads", "question_decay"}
 """Signals of the question whose last dimension is that of visual tokens."""
-POSITIONAL = {"random", "uniform_grid", "window_fastv", "feather", "tome"}
+POSITIONAL = {"random", "uniform_grid", "window_fastv", "feather", "tome", "holov"}
 """Selectors to which a token's place matters."""
 
 every_selector = pytest.mark.parametrize(("name", "parameters"), CASES, ids=lambda value: str(value))

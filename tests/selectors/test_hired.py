@@ -88,7 +88,7 @@ def test_quotas_follow_the_bright_patches():
 
 
 def test_tiles_without_a_bright_patch_wait_for_the_whole_picture():
-    """Tiles of one token. Of 12, the picture gets 9 and the one bright tile 1; the picture takes the 2 that are left."""
+    """Tiles of one token. Of 12, the picture gets 9 and the bright tile 1; the picture takes the 2 that are left."""
     tokens = picture(4, (1, 1), (1, 1))
     inputs = inputs_of(tokens, np.ones(20), light(tokens, {(0, 0), (0, 1), (1, 0), (1, 1)}))
     assert per_crop(inputs, 12, alpha=0.75) == [11, 1, 0, 0, 0]

@@ -10,7 +10,9 @@ from vispco.selectors.quotas import apportion, fraction
 
 
 def one(total, weights, room, heaviest=False):
-    return apportion(torch.tensor([total]), torch.tensor([weights]), torch.tensor([room]), heaviest)[0].tolist()
+    return apportion(
+        torch.tensor([total]), torch.tensor([weights], dtype=torch.float64), torch.tensor([room]), heaviest
+    )[0].tolist()
 
 
 def oracle(total, weights, room, heaviest):

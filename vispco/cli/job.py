@@ -13,8 +13,8 @@ from vispco.config import ModelCard
 from vispco.cost import FlopCost
 from vispco.data import Sample, load_samples
 from vispco.engine import load_checkpoint, model_card
-from vispco.errors import BudgetError
-from vispco.evaluation import Candidate, Evaluator, Ledger, Provenance, Quality, measure
+from vispco.errors import BudgetError, ModelError
+from vispco.evaluation import Candidate, Evaluator, Ledger, Provenance, Quality, measure, measure_downsampled
 from vispco.frontier import Interval, Point, best_at_cost, paired_difference, pareto_front
 from vispco.kernels import make_kernel
 from vispco.runs import RunSettings, Tracker
@@ -22,6 +22,9 @@ from vispco.runs.settings import GridMethod, LearnedMethod, SampledMethod
 from vispco.search import GRIDS, LearnedSearch, LearnedSettings, Proposal, cheapest_schedule, check_knobs, sample
 from vispco.search import Progress as Step
 from vispco.selectors import as_nested, make_selector
+
+FACTORS = (0.9, 0.7, 0.5, 0.3)
+"""Sizes of pictures, as fractions of their sides, of the control that shows the model smaller ones."""
 
 Measured = tuple[Point, Quality]
 Method = LearnedMethod | GridMethod | SampledMethod
@@ -230,21 +233,39 @@ class SearchJob:
         candidates["unpruned"] = Candidate("unpruned", "unpruned", (1.0,) * layers)
         label = f"{name} default (layer 2, 50 %)"
         candidates[label] = Candidate(label, "control", default)
-        controls = [
-            Candidate(f"random b={budget:g}", "control", candidate.schedule, budget)
-            for budget, candidate in main.best.items()
-        ]
-        split = self.settings.data.report_split
-        measured: dict[str, Measured] = {}
-        random = report.share("random", {"seed": self.settings.seed})
-        for evaluator, selector, group in ((report, name, list(candidates.values())), (random, "random", controls)):
-            cost = evaluator.cost(self.settings.cost.name)
-            with self._bar(f"{split} split: {len(group)} schedules, {selector}", len(report.samples)) as (bar, task):
-                for point, quality in measure(
-                    evaluator, cost, group, provenance, split=split, advance=partial(bar.advance, task)
-                ):  # fmt: skip
-                    measured[point.name] = (point, quality)
+        measured = self._measure_on(report, list(candidates.values()), provenance)
+        for control, params in (("random", {"seed": self.settings.seed}), ("uniform_grid", {})):
+            group = [
+                Candidate(f"{control} b={budget:g}", "control", candidate.schedule, budget)
+                for budget, candidate in main.best.items()
+            ]
+            with self._optional(control):
+                measured |= self._measure_on(report.share(control, params), group, provenance)
+        with self._optional("downsampled"):
+            split = self.settings.data.report_split
+            for point, quality in measure_downsampled(
+                report, FACTORS, provenance, split=split, cost=self.settings.cost.name
+            ):
+                measured[point.name] = (point, quality)
         return measured
+
+    def _measure_on(
+        self, report: Evaluator, candidates: Sequence[Candidate], provenance: Provenance
+    ) -> dict[str, Measured]:
+        """Points of the report split by name, under one selector."""
+        cost, split = report.cost(self.settings.cost.name), self.settings.data.report_split
+        title = f"{split} split: {len(candidates)} schedules, {report.selector_name}"
+        with self._bar(title, len(report.samples)) as (bar, task):
+            found = measure(report, cost, candidates, provenance, split=split, advance=partial(bar.advance, task))
+        return {point.name: (point, quality) for point, quality in found}
+
+    @contextmanager
+    def _optional(self, control: str) -> Iterator[None]:
+        """Say that a control is missing, and why, where the model does not allow it."""
+        try:
+            yield
+        except ModelError as error:
+            self.console.print(f"control {control} is missing: {error}", highlight=False)
 
     def _rows(self, found: Sequence[Found], measured: dict[str, Measured]) -> list[Row]:
         main = found[0]

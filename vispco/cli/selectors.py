@@ -7,14 +7,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vispco.selectors import REGISTRY, Knob, Nested, Orderer, Scorer, Setter
+from vispco.selectors import REGISTRY, Knob, Merger, Nested, Orderer, Scorer, Setter
 
 HEADINGS = ("selector", "kind", "needs", "nested", "by gradient", "attention-free", "knobs", "work per cut", "from")
-KINDS: dict[str, Any] = {"scorer": Scorer, "orderer": Orderer, "ranker": Nested, "setter": Setter}
+KINDS: dict[str, Any] = {"scorer": Scorer, "orderer": Orderer, "ranker": Nested, "merger": Merger, "setter": Setter}
 """The narrowest first."""
 
-ATTENTION = {"last_row", "visual_row", "next_row", "unrotated_row", "question_rows", "self_mass", "cross_mass"}
-"""Signals that are attention, or rows of it."""
+ATTENTION: dict[str, set[str]] = {
+    "no": {
+        "last_row", "visual_row", "next_row", "unrotated_row", "question_rows", "question_heads", "self_mass", "cross_mass",
+    },
+    "in the decoder": {"tower_row", "tower_first_row"},
+}  # fmt: skip
+"""Signals that are attention: with one of them a selector is not free of it, or free of the decoder's alone."""
 
 
 def rows() -> Iterator[tuple[str, ...]]:
@@ -22,8 +27,10 @@ def rows() -> Iterator[tuple[str, ...]]:
     for name, kind in REGISTRY.items():
         shape = next(word for word, of in KINDS.items() if issubclass(kind, of))
         nested = _yes(issubclass(kind, Nested))
-        knobs = ", ".join(f"{knob} {_range(of)}" for knob, of in kind.knobs.items())
-        free = _yes(not kind.needs & ATTENTION)
+        knobs = ", ".join(
+            f"{knob} {_range(of)}" + " (by gradient)" * (knob in kind.smooth_knobs) for knob, of in kind.knobs.items()
+        )
+        free = next((answer for answer, signals in ATTENTION.items() if kind.needs & signals), "yes")
         yield name, shape, ", ".join(sorted(kind.needs)), nested, nested, free, knobs, kind.complexity, kind.paper
 
 
@@ -53,4 +60,4 @@ def selectors(arguments: Sequence[str]) -> None:
         table.add_column(heading, no_wrap=heading == "selector")
     for row in rows():
         table.add_row(*row)
-    Console(width=max(160, Console().width)).print(table)
+    Console(width=max(200, Console().width)).print(table)

@@ -9,7 +9,7 @@ grow with depth, and a layer at which the soft count does not fall by a token do
 that would not happen must not act. With ``hard=True`` the forward pass uses the 0/1 weights of the integer counts (it
 then equals physical dropping) and the backward pass the soft ones (straight-through).
 
-A knob z of the selector in which scores s are differentiable moves weights through the rank: its gradient is that of the
+A knob of the selector in which scores s are differentiable moves weights through the rank: its gradient is that of the
 soft rank of a token among all others, while the forward pass keeps the rank itself::
 
     k_i ~ sum_j m_j sigmoid((s_j - s_i) / (temperature (max s - min s)))

@@ -1,5 +1,6 @@
 """Quality and cost of schedules on samples."""
 
+from vispco.evaluation.downsampling import downsample, measure_downsampled, smaller_images
 from vispco.evaluation.evaluator import Evaluator, Quality, TeacherBatch
 from vispco.evaluation.generation import generate_answers
 from vispco.evaluation.ledger import Ledger
@@ -13,9 +14,12 @@ __all__ = [
     "Provenance",
     "Quality",
     "TeacherBatch",
+    "downsample",
     "generate_answers",
     "measure",
+    "measure_downsampled",
     "prepare",
     "prompt_fingerprint",
     "prompt_text",
+    "smaller_images",
 ]

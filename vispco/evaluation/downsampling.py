@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -24,7 +23,7 @@ from vispco.engine.families import describe
 from vispco.engine.hooks import Hook
 from vispco.errors import ConfigError, DataError, ModelError
 from vispco.evaluation.evaluator import Evaluator, Quality
-from vispco.evaluation.measure import Provenance
+from vispco.evaluation.measure import Candidate, Provenance, make_point
 from vispco.evaluation.prompts import prepare
 from vispco.frontier import Point
 from vispco.schedule import SNAP
@@ -195,7 +194,7 @@ def downsample(
             rows = small.rows.shape[1]  # of a batch cut short, the longest answer may have gone
             known = replace(batch, targets=batch.targets[:, :rows], teacher=batch.teacher[:, :rows])
             kl.append(known.divergence(logits).double())
-            score.append(evaluator._right(known, logits).double())
+            score.append(evaluator.right(known, logits).double())
             full += _sizes(batch.text_tokens, batch.captured.visual_tokens)
             fewer += _sizes(small.prompt_tokens - captured.visual_tokens, captured.visual_tokens)
             if advance:
@@ -223,31 +222,17 @@ def measure_downsampled(
     cost: str = "flops",
     advance: Callable[[int], None] | None = None,
 ) -> list[tuple[Point, Quality]]:
-    """Points of method "downsampled", one per factor, that may stand beside those of :func:`measure`.
+    """Points of the control, one per factor, that may stand beside those of :func:`measure`.
 
     The ratios of such a point are the share of visual tokens that is left, the same in every layer.
     """
     measured = []
     for factor in factors:
         found = downsample(evaluator, factor, cost=cost, advance=advance)
-        slices: dict[str, list[float]] = {}
-        for sample, score in zip(evaluator.samples, found.quality.score.tolist(), strict=True):
-            slices.setdefault(sample.slice, []).append(score)
-        point = Point(
-            name=f"downsampled x{factor:g}",
-            method="downsampled",
-            selector="none",
-            keep=(found.share,) * evaluator.shape.layers,
-            split=split,
-            seed=provenance.seed,
-            costs={cost: found.cost},
-            quality={"score": float(found.quality.score.mean()), "kl": float(found.quality.kl.mean())},
-            slices={name: float(np.mean(scores)) for name, scores in sorted(slices.items())},
-            samples=len(evaluator.samples),
-            backend=provenance.backend,
-            dtype=provenance.dtype,
-            model=provenance.model,
-            prompt=provenance.prompt,
-        )
+        keep = (found.share,) * evaluator.shape.layers
+        point = make_point(
+            Candidate(f"downsampled b={found.cost:.3f}", "control", keep), found.quality, evaluator.samples,
+            {cost: found.cost}, provenance, split=split, selector="none",
+        )  # fmt: skip
         measured.append((point, found.quality))
     return measured

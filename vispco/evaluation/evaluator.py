@@ -175,7 +175,7 @@ class Evaluator:
                 counts = [keep_counts(schedule, start.counts, start.floor) for schedule in schedules]
                 for index, logits in self._walk(part, start, counts):
                     kl[index].append(part.divergence(logits).double())
-                    score[index].append(self._right(part, logits).double())
+                    score[index].append(self.right(part, logits).double())
                 if advance:
                     advance(len(part.rows))
         return [Quality(torch.cat(k).numpy(), torch.cat(s).numpy()) for k, s in zip(kl, score, strict=True)]
@@ -219,7 +219,7 @@ class Evaluator:
         whole = self.shape.layers * self.shape.layer(text + batch.captured.visual_tokens.double())
         self.ledger.add_forwards(passes * float((run / whole).sum()))
 
-    def _right(self, batch: TeacherBatch, logits: Tensor) -> Tensor:
+    def right(self, batch: TeacherBatch, logits: Tensor) -> Tensor:
         """Whether every greedy token is the answer's, and the text then ends; shape (batch,), bool."""
         said = logits.argmax(dim=-1)
         ends = torch.isin(said, self._stops) if len(self._stops) else torch.ones_like(said, dtype=torch.bool)

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from vispco.cost import FlopCost
+from vispco.data import Sample
 from vispco.engine import fingerprint
 from vispco.evaluation.evaluator import Evaluator, Quality, Schedule
 from vispco.evaluation.prompts import prompt_fingerprint
@@ -83,7 +84,12 @@ def measure(
         step = None if advance is None else _part_of(advance, len(members) / len(candidates))
         found = own.evaluate([candidates[index].schedule for index in members], advance=step)
         for index, quality in zip(members, found, strict=True):
-            measured[index] = (_point(candidates[index], quality, own, cost, provenance, split), quality)
+            costs = {cost.name: cost.exact(candidates[index].schedule)}
+            point = make_point(
+                candidates[index], quality, own.samples, costs, provenance,
+                split=split, selector=own.selector_name, selector_params=own.selector_params,
+            )  # fmt: skip
+            measured[index] = (point, quality)
     return [measured[index] for index in range(len(candidates))]
 
 
@@ -91,24 +97,33 @@ def _part_of(advance: Callable[[float], None], share: float) -> Callable[[int], 
     return lambda samples: advance(samples * share)
 
 
-def _point(
-    candidate: Candidate, quality: Quality, evaluator: Evaluator, cost: FlopCost, provenance: Provenance, split: str
+def make_point(
+    candidate: Candidate,
+    quality: Quality,
+    samples: Sequence[Sample],
+    costs: Mapping[str, float],
+    provenance: Provenance,
+    *,
+    split: str,
+    selector: str,
+    selector_params: Mapping[str, JsonValue] | None = None,
 ) -> Point:
+    """The record of one evaluation, with the score of every slice."""
     slices: dict[str, list[int]] = defaultdict(list)
-    for index, sample in enumerate(evaluator.samples):
+    for index, sample in enumerate(samples):
         slices[sample.slice].append(index)
     return Point(
         name=candidate.name,
         method=candidate.method,
-        selector=evaluator.selector_name,
-        selector_params=dict(evaluator.selector_params),
+        selector=selector,
+        selector_params=dict(selector_params or {}),
         keep=candidate.schedule,
         split=split,
         seed=provenance.seed,
-        costs={cost.name: cost.exact(candidate.schedule)},
+        costs=dict(costs),
         quality={"score": float(quality.score.mean()), "kl": float(quality.kl.mean())},
         slices={name: float(np.mean(quality.score[members])) for name, members in sorted(slices.items())},
-        samples=len(evaluator.samples),
+        samples=len(samples),
         backend=provenance.backend,
         dtype=provenance.dtype,
         model=provenance.model,

@@ -69,7 +69,7 @@ class SparseVLMPlus(SparseVLM):
         rows = rows.masked_fill(~(pairs & raters[:, :, None])[:, None], 0.0) / _divisors(decay)[:, None]
         # In float64, so that neither padding nor the order of tokens decides between heads that are alike.
         mass = rows.flatten(2).sum(dim=2, dtype=torch.float64)
-        chosen = mass.argsort(dim=1, descending=True, stable=True)[:, : self.heads].sort(dim=1).values
+        chosen = mass.argsort(dim=1, descending=True, stable=True)[:, : self.heads]
         rows = rows.gather(1, chosen[:, :, None, None].expand(-1, -1, *rows.shape[2:]))
         # Summed along the last dimension, every token is summed alike, so that equal tokens stay equal.
         total = rows.flatten(1, 2).transpose(1, 2).contiguous().sum(dim=2)

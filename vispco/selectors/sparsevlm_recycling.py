@@ -93,7 +93,7 @@ class SparseVLMRecycling(Merger):
         ranks, leads = _images_first(inputs, SparseVLM().ranks(inputs))
 
         # Recycled tokens side by side, the best first, and whatever there is behind them.
-        turn = (ranks - stay[:, None]) % max(valid.shape[1], 1)
+        turn = (ranks - stay[:, None]) % valid.shape[1]
         index = turn.argsort(dim=1)[:, : max([0, *recycled.tolist()])]
         there = torch.arange(index.shape[1], device=index.device) < recycled[:, None]
         points = hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
@@ -101,9 +101,9 @@ class SparseVLMRecycling(Merger):
 
         # Numbers of parts are whole, so their sums are exact in any order.
         parts = sizes.gather(1, index).masked_fill(~there, 0.0)
-        whole = torch.zeros_like(parts).scatter_add(1, nearest, parts).gather(1, nearest)
-        share = parts / whole.where(there, 1.0)
-        share = share.where(centres.gather(1, nearest), 0.0)  # where no cluster is asked for there is no centre
+        share = parts / torch.zeros_like(parts).scatter_add(1, nearest, parts).gather(1, nearest)
+        # Where no cluster is asked for there is no centre, and without recycled tokens the share is 0/0.
+        share = share.where(centres.gather(1, nearest), 0.0)
         best = valid & (ranks < stay[:, None])
         itself = torch.arange(valid.shape[1], device=valid.device).expand_as(ranks)
         return merge_groups(
