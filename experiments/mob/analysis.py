@@ -70,7 +70,9 @@ def curves(sweeps: Sequence[Sweep], slices: Sequence[Sequence[str]], settings: S
             parts: dict[str, list[Any]] = {"kl": [], "score": [], "e_p": [], "e_v": []}
             for at in _line(settings, ratio):
                 values = {
-                    key: np.concatenate([getattr(s, attribute)[at][mask] for s, mask in zip(sweeps, masks, strict=True)])
+                    key: np.concatenate(
+                        [getattr(s, attribute)[at][mask] for s, mask in zip(sweeps, masks, strict=True)]
+                    )
                     for key, attribute in (("kl", "kl"), ("score", "score"), ("e_p", "prompt"), ("e_v", "visual"))
                 }
                 parts["kl"].append(rounded(bootstrap_mean(values["kl"])))
@@ -132,12 +134,13 @@ def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def across(a: np.ndarray, b: np.ndarray, names: np.ndarray) -> dict[str, Any]:
-    """Rank correlation over samples, by bootstrap of their ranks, and its mean over slices, where it is defined."""
+    """Rank correlation over samples, with its interval, and its mean over slices, where it is defined."""
     by_slice = np.array([spearman(a[names == name], b[names == name]) for name in sorted(set(names))])
+    by_slice = by_slice[np.isfinite(by_slice)]
     rho, number = float(spearman(a, b)), len(a)
     spread = 1.06 / np.sqrt(number - 3) * 1.96  # Fieller, Hartley and Pearson: of Fisher's z of a rank correlation
     ends = np.tanh(np.arctanh(np.clip(rho, -0.999999, 0.999999)) + spread * np.array([-1, 1]))
-    return {"all": rounded([rho, *ends]), "mean of slices": rounded(np.nanmean(by_slice))}
+    return {"all": rounded([rho, *ends]), "mean of slices": rounded(by_slice.mean()) if len(by_slice) else None}
 
 
 def per_sample_optima(sweeps: Sequence[Sweep], slices: Sequence[Sequence[str]], settings: Settings) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 OMP_NUM_THREADS=1 python -m experiments.mob.study
 python -m experiments.mob.study --per-slice 5 --rehearsal   # half a minute, to see that it runs
-python -m experiments.mob.study --tables                    # README tables from results.json
+python -m experiments.mob.study --tables                    # README tables and plot from results.json
 """
 
 import argparse
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.out.mkdir(parents=True, exist_ok=True)
         found = run(options.per_slice, rehearsal=options.rehearsal)
         path.write_text(page.dump(found, depth=4))
-        draw(found, options.out / "results.png")
     results = json.loads(path.read_text())
+    draw(results, options.out / "results.png")
     if (options.out / "README.md").exists():
         page.rewrite(options.out / "README.md", tables(results))
 

@@ -18,13 +18,20 @@ def interval(found: list[float] | None, digits: int = 3, sign: bool = False) -> 
     return f"{value} [{low}, {high}]"
 
 
+def signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2f}"
+
+
 def config(results: dict[str, Any]) -> str:
     c = results["config"]
     data, number = c["data"], len(results["coupling"]["slices"]) - 1
     text = (
-        f"{c['settings']} settings; {len(data['seeds'])} seeds of {data['per slice']} samples in each of {number} slices, "
+        f"{c['settings']} settings; "
+        f"{len(data['seeds'])} seeds of {data['per slice']} samples in each of {number} slices, "
         f"{len(data['seeds']) * data['per slice'] * number} test samples in all; cut at layer {c['cut at layer']}; "
-        f"{c['dtype']}, {c['backend']}; " + ", ".join(f"{name} {version}" for name, version in c["versions"].items()) + "."
+        f"{c['dtype']}, {c['backend']}; "
+        + ", ".join(f"{name} {version}" for name, version in c["versions"].items())
+        + "."
     )
     return ("**REHEARSAL: too few samples to mean anything.** " if c["rehearsal"] else "") + text
 
@@ -72,7 +79,10 @@ def optima(results: dict[str, Any]) -> str:
         for ratio, found in by_ratio.items():
             best, kl = found["best"], found["kl"]
             setting = "0" if best["share"] == 0 else f"{best['share']:g}, {best['k']}"
-            cells = [interval(kl["best"]), *(interval(kl[key], sign=True) for key in ("preset - best", "default - best"))]
+            cells = [
+                interval(kl["best"]),
+                *(interval(kl[key], sign=True) for key in ("preset - best", "default - best")),
+            ]
             other = interval(kl["preset - other preset"], sign=True)
             score = percent(found["score"]["preset - best"], sign=True)
             rows.append([f"{name}, {float(ratio):.0%}", setting, found["preset"], *cells, other, score])
@@ -96,14 +106,14 @@ def between(results: dict[str, Any]) -> str:
     for ratio, found in results["bound"].items():
         for error in ("kl", "change"):
             parts = [found["samples"][error][name] for name in names]
-            cells = [f"{interval(part['all'], 2, sign=True)}; {part['mean of slices']:+.2f}" for part in parts]
+            cells = [f"{interval(part['all'], 2, sign=True)}; {signed(part['mean of slices'])}" for part in parts]
             rows.append([f"{float(ratio):.0%}, {error}", *cells])
     return table(["tokens, error", *names], rows)
 
 
 def per_sample(results: dict[str, Any]) -> str:
     rows = [
-        [f"{float(ratio):.0%}", interval(found["all"], 2, sign=True), f"{found['mean of slices']:+.2f}"]
+        [f"{float(ratio):.0%}", interval(found["all"], 2, sign=True), signed(found["mean of slices"])]
         for ratio, found in results["per sample"].items()
     ]
     return table(["tokens", "eta and best share", "mean of slices"], rows)

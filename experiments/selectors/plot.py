@@ -19,7 +19,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
     left.imshow(values, aspect="auto", vmin=0, vmax=100, cmap="viridis")
     for y, row in enumerate(values):
         for x, value in enumerate(row):
-            left.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=6, color="white" if value < 60 else "black")
+            left.text(
+                x, y, f"{value:.0f}", ha="center", va="center", fontsize=6, color="white" if value < 60 else "black"
+            )
     left.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
     left.set_yticks(range(len(rows)), ["unpruned", *labels], fontsize=7)
     left.set_title(f"accuracy by slice, {float(RATIO):.0%} of the visual tokens from layer 2 on", fontsize=9)

@@ -55,6 +55,7 @@ def versus(
     slices: Mapping[str, list[int]],
     whole: np.ndarray | None = None,
     references: Sequence[str] = REFERENCES,
+    by_slice: bool = True,
 ) -> dict[str, Any]:
     """Paired differences of ``label`` at one ratio to those references that were measured before it."""
     own = measured[label]["score"][at]
@@ -64,8 +65,10 @@ def versus(
     for name in references:
         if name in measured and name != label:
             other = measured[name]["score"][at]
-            parts = {part: rounded(paired_difference(own[rows], other[rows])) for part, rows in slices.items()}
-            found[name] = {"mean": rounded(paired_difference(own, other)), "slices": parts}
+            found[name] = {"mean": rounded(paired_difference(own, other))}
+            if by_slice:
+                parts = {part: rounded(paired_difference(own[rows], other[rows])) for part, rows in slices.items()}
+                found[name]["slices"] = parts
     return found
 
 

@@ -89,7 +89,9 @@ def windows(results: dict[str, Any]) -> str:
     labels = ("window_fastv", "window_fastv window=2", "window_fastv window=5")
     header = [f"{label}, {float(ratio):.0%}" for label in labels for ratio in (MIDDLE, FEW)]
     cells = [(label, ratio) for label in labels for ratio in (MIDDLE, FEW)]
-    rows = [[part, *(_minus(results, label, "fastv", ratio, part) for label, ratio in cells)] for part in _parts(results)]
+    rows = [
+        [part, *(_minus(results, label, "fastv", ratio, part) for label, ratio in cells)] for part in _parts(results)
+    ]
     return table(["minus fastv", *header], rows)
 
 

@@ -20,7 +20,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
 """Parameters beside the default ones, by selector."""
 
 DECODER_ATTENTION = frozenset(
-    "last_row visual_row next_row unrotated_row question_rows question_heads self_mass cross_mass".split()
+    {"last_row", "visual_row", "next_row", "unrotated_row"}
+    | {"question_rows", "question_heads", "self_mass", "cross_mass"}
 )
 TOWER_ATTENTION = frozenset({"tower_row", "tower_first_row"})
 

@@ -11,7 +11,17 @@ from vispco.cost import count_flops
 from vispco.data import exact_match, load_samples
 from vispco.engine import load_checkpoint, model_card
 from vispco.errors import DataError, ModelError
-from vispco.evaluation import Evaluator, Ledger, generate_answers, prepare, prompt_fingerprint, prompt_text
+from vispco.evaluation import (
+    Candidate,
+    Evaluator,
+    Ledger,
+    Provenance,
+    generate_answers,
+    measure,
+    prepare,
+    prompt_fingerprint,
+    prompt_text,
+)
 from vispco.evaluation.prompts import END
 
 KEEP = (1.0, 1.0, 1.0, 0.3, 0.3, 0.3, 0.1, 0.1)
@@ -127,6 +137,37 @@ def test_sharing_samples_with_another_selector(micro, samples, evaluator):
     row = 2 * (text + visual) * evaluator.shape.heads * evaluator.shape.head_dim
     costs = [one.cost().exact(keep) * one.cost().unpruned for one in (evaluator, other)]
     assert costs[0] - costs[1] == pytest.approx(row, rel=0.05)
+
+
+@pytest.mark.parametrize("number", [48, 27])
+def test_a_selector_that_looks_at_the_vision_tower_shares_too(micro, samples, evaluator, number):
+    """What was captured for FastV has nothing of the tower; batches cut short have other padding."""
+    part = evaluator.head(number, Ledger())
+    [shared] = part.share("vispruner").evaluate([KEEP])
+    [alone] = Evaluator(*micro, samples[:number], "vispruner", batch_size=20).evaluate([KEEP])
+    np.testing.assert_allclose(shared.kl, alone.kl, atol=1e-5)
+    [fastv] = part.evaluate([KEEP])
+    assert np.abs(fastv.kl - shared.kl).max() > 0.1
+    again = part.share("vispruner").share("fastervlm", {})
+    assert again.batches[0].captured.pictured.keys() >= {"tower_row"}
+
+
+def test_candidates_with_settings_of_their_own_are_measured_with_them(micro, evaluator):
+    """In their order, each as by an evaluator of those settings, with progress over all of them as one pass."""
+    provenance, steps = Provenance.of(*micro, seed=0), []
+    tuned = [Candidate(f"{alpha}", "tpe", KEEP, params={"alpha": alpha}) for alpha in (1.0, 0.0, 1.0)]
+    base = evaluator.share("balanced_fastv", {"alpha": 0.5})
+    plain = Candidate("plain", "tpe", KEEP)
+    measured = measure(
+        base, base.cost(), [tuned[0], plain, *tuned[1:]], provenance, split="validation", advance=steps.append
+    )
+    assert [point.name for point, _ in measured] == ["1.0", "plain", "0.0", "1.0"]
+    assert [point.selector_params["alpha"] for point, _ in measured] == [1.0, 0.5, 0.0, 1.0]
+    for point, quality in measured:
+        [alone] = evaluator.share("balanced_fastv", point.selector_params).evaluate([KEEP])
+        np.testing.assert_allclose(quality.kl, alone.kl, atol=1e-6)
+    assert measured[0][0].quality["kl"] != measured[2][0].quality["kl"]
+    assert sum(steps) == pytest.approx(48)
 
 
 def test_answers_of_several_tokens_are_forced_and_have_to_end(micro, samples):

@@ -18,8 +18,20 @@ from vispco.evaluation import Candidate, Evaluator, Ledger, Provenance, Quality,
 from vispco.frontier import Interval, Point, best_at_cost, paired_difference, pareto_front
 from vispco.kernels import make_kernel
 from vispco.runs import RunSettings, Tracker
-from vispco.runs.settings import GridMethod, LearnedMethod, SampledMethod
-from vispco.search import GRIDS, LearnedSearch, LearnedSettings, Proposal, cheapest_schedule, check_knobs, sample
+from vispco.runs.settings import FitPruneMethod, GridMethod, LearnedMethod, SampledMethod, WithdrawalMethod
+from vispco.search import (
+    GRIDS,
+    Calibration,
+    FitPruneSearch,
+    LearnedSearch,
+    LearnedSettings,
+    Proposal,
+    cheapest_schedule,
+    check_knobs,
+    choose_layers,
+    sample,
+    withdrawal_schedules,
+)
 from vispco.search import Progress as Step
 from vispco.selectors import as_nested, make_selector
 
@@ -27,7 +39,7 @@ FACTORS = (0.9, 0.7, 0.5, 0.3)
 """Sizes of pictures, as fractions of their sides, of the control that shows the model smaller ones."""
 
 Measured = tuple[Point, Quality]
-Method = LearnedMethod | GridMethod | SampledMethod
+Method = LearnedMethod | GridMethod | SampledMethod | FitPruneMethod | WithdrawalMethod
 
 
 @dataclass
@@ -125,7 +137,8 @@ class SearchJob:
             cost.check_budget(budget, cheapest_schedule(card.layers))
         found = [self._search(method, evaluator, cost, provenance) for method in (settings.search, *self._baselines())]
         if not found[0].best:
-            least = min(point.costs[cost.name] for point in found[0].points)
+            front = {candidate.name for candidate in found[0].front}
+            least = min(point.costs[cost.name] for point in found[0].points if point.name in front)
             raise BudgetError(
                 f"no schedule of search={settings.search.name} is within any of the budgets "
                 f"{list(settings.budget.values)}; its cheapest costs {least:.3f}, raise a budget or extend the ladder"
@@ -147,6 +160,10 @@ class SearchJob:
             return self._learn(method, evaluator.head(method.samples, Ledger()), cost)
         if isinstance(method, SampledMethod):
             return self._sample(method, evaluator.head(method.samples, Ledger()), cost, provenance)
+        if isinstance(method, FitPruneMethod):
+            return self._fit(method, evaluator.head(method.samples, Ledger()), cost, provenance)
+        if isinstance(method, WithdrawalMethod):
+            return self._withdraw(method, evaluator.head(method.samples, Ledger()), cost, provenance)
         evaluator = evaluator.head(len(evaluator.samples), Ledger())
         schedules = GRIDS[method.name](evaluator.replay.layers, method.ladder)
         candidates = [Candidate(f"{method.name} {index}", method.name, s) for index, s in enumerate(schedules)]
@@ -219,6 +236,35 @@ class SearchJob:
         }
         search_kl = {result.budget: result.kl for result in learned}
         return Found("learned", best, search_kl, list(best.values()), [], evaluator.ledger.forwards)
+
+    def _fit(self, method: FitPruneMethod, evaluator: Evaluator, cost: FlopCost, provenance: Provenance) -> Found:
+        budgets = self.settings.budget.values
+        with self._bar(f"fitprune: {len(budgets)} budgets", len(budgets)) as (bar, task):
+            search = FitPruneSearch(
+                Calibration(evaluator), cost, budgets, bracket=method.bracket, report=partial(bar.advance, task)
+            )
+            fitted = search.run()
+        best = {
+            result.budget: Candidate(f"fitprune b={result.budget:g}", "fitprune", result.schedule, result.budget)
+            for result in fitted
+        }
+        front = list(best.values())
+        measured = measure(evaluator, cost, front, provenance, split=self.settings.data.search_split)
+        points = [point for point, _ in measured]
+        search_kl = {budget: point.quality["kl"] for budget, point in zip(best, points, strict=True)}
+        return Found("fitprune", best, search_kl, front, points, evaluator.ledger.forwards)
+
+    def _withdraw(
+        self, method: WithdrawalMethod, evaluator: Evaluator, cost: FlopCost, provenance: Provenance
+    ) -> Found:
+        schedules = withdrawal_schedules(evaluator.replay.layers, method.first)
+        candidates = [Candidate(f"vtw layer {layer}", "vtw", schedule) for layer, schedule in schedules.items()]
+        measured = measure(evaluator, cost, candidates, provenance, split=self.settings.data.search_split)
+        points = {layer: point for layer, (point, _) in zip(schedules, measured, strict=True)}
+        chosen = choose_layers({layer: point.quality["kl"] for layer, point in points.items()}, method.eta)
+        found = self._best("vtw", candidates, [points[layer] for layer in sorted(set(chosen.values()))], evaluator)
+        found.points = list(points.values())
+        return found
 
     # --- verifying ---------------------------------------------------------------------------------------------------
 

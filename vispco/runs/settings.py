@@ -104,6 +104,23 @@ class GridMethod(_Group):
     ladder: Annotated[tuple[Ratio, ...], Field(min_length=1)]
 
 
+class FitPruneMethod(_Group):
+    """Deletions per layer, fitted to calibration samples; settings of :class:`vispco.search.FitPruneSearch`."""
+
+    name: Literal["fitprune"]
+    samples: Positive
+    bracket: Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class WithdrawalMethod(_Group):
+    """All visual tokens leave before one layer; see :mod:`vispco.search.withdrawal`."""
+
+    name: Literal["vtw"]
+    samples: Positive
+    first: Positive
+    eta: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(min_length=1)]
+
+
 class BaselineSettings(_Group):
     """Methods that the search is held against."""
 
@@ -134,7 +151,9 @@ class RunSettings(_Group):
     kernel: KernelSettings
     cost: CostSettings
     budget: BudgetSettings
-    search: Annotated[LearnedMethod | GridMethod | SampledMethod, Field(discriminator="name")]
+    search: Annotated[
+        LearnedMethod | GridMethod | SampledMethod | FitPruneMethod | WithdrawalMethod, Field(discriminator="name")
+    ]
     baseline: BaselineSettings
     tracker: Annotated[NoTrackerSettings | WandbSettings, Field(discriminator="name")]
     seed: Annotated[int, Field(ge=0)]

@@ -1,7 +1,7 @@
 """FitPrune: what visual tokens and the question attend to (Ye et al., AAAI 2025, arXiv 2409.10197).
 
-Besides the selector there is what the paper fits for it: how many tokens each layer can spare at a tolerance, and the
-schedules that the authors published.
+Besides the selector there is what the paper fits for it: the tokens that a layer can spare at a tolerance, from which
+``search=fitprune`` makes schedules, and the schedules that the authors published.
 """
 
 from collections.abc import Mapping, Sequence
@@ -119,18 +119,6 @@ def fit_deletions(
         raise ConfigError(f"tolerance = {tolerance} is outside 0..1; give the share of attention that may go")
     least = _least(self_mass, valid, (1 - tolerance) * self_reference)
     return least & _least(cross_mass, valid, (1 - tolerance) * cross_reference)
-
-
-def fit_counts(
-    self_mass: Tensor,
-    cross_mass: Tensor,
-    valid: Tensor,
-    tolerance: float,
-    self_reference: Tensor,
-    cross_reference: Tensor,
-) -> Tensor:
-    """How many tokens :func:`fit_deletions` finds in each sample; shape (batch,), int64."""
-    return fit_deletions(self_mass, cross_mass, valid, tolerance, self_reference, cross_reference).sum(dim=1)
 
 
 def _least(mass: Tensor, valid: Tensor, needed: Tensor) -> Tensor:
