@@ -8,7 +8,6 @@ import argparse
 import copy
 import gc
 import json
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -284,7 +283,7 @@ class Scene:
             watch._take_output(*self.output)
         state.constant = watch.signals(self.pictures, self.alive)
         if "embeddings" in needs:
-            state.constant |= state._here(state._rows_of("embeddings", self.hidden))
+            state.constant |= state._here(state._rows_of("embeddings", self.first))
         state.selector, state.signals = selector, {}
         state.observe(self.seen)
         return state.inputs(CUT, self.hidden, self.arguments)
@@ -299,7 +298,7 @@ def scene(model: Any, inputs: dict[str, Tensor]) -> Iterator[Scene]:
         keep=(1.0,) * CUT + (KEEP,) * (layers - CUT),
         model=ModelCard(type=model.config.model_type, layers=layers),
     )
-    look, take, tower_signals = Watch._look, Watch._take_output, Watch.signals
+    look, take, tower_signals, enter = Watch._look, Watch._take_output, Watch.signals, Prefill.enter
 
     def on_look(watch: Watch, name: str, *rest: Any) -> None:
         found.looks[name] = (name, *rest)
@@ -313,6 +312,11 @@ def scene(model: Any, inputs: dict[str, Tensor]) -> Iterator[Scene]:
         found.watch, (found.pictures, found.alive) = watch, rest
         return tower_signals(watch, *rest)
 
+    def on_layer(state: Prefill, layer: int, counts: Tensor, hidden: Tensor, *rest: Any) -> tuple[Prefill, Tensor]:
+        if layer == 0:
+            found.first = hidden
+        return enter(state, layer, counts, hidden, *rest)
+
     def on_attention(state: Prefill, seen: Any) -> None:
         if state.watch:
             found.seen = seen
@@ -325,7 +329,7 @@ def scene(model: Any, inputs: dict[str, Tensor]) -> Iterator[Scene]:
         with (
             patch.dict(REGISTRY, everything=Everything),
             patch.multiple(Watch, _look=on_look, _take_output=on_output, signals=on_signals),
-            patch.multiple(Prefill, observe=on_attention, inputs=on_cut),
+            patch.multiple(Prefill, enter=on_layer, observe=on_attention, inputs=on_cut),
             suppress(_Reached),
         ):
             block.enter_context(prune(model, config))
@@ -399,7 +403,7 @@ def measure_overhead(preset: Preset) -> list[dict[str, Any]]:
             "stock against itself": ratio(times["stock again"], reference),
             "rows": [],
         }
-        for name, selector in made.items():
+        for name in made:
             signals = times[f"signals {name}"]
             row: dict[str, Any] = {
                 "selector": name,
@@ -416,7 +420,7 @@ def measure_overhead(preset: Preset) -> list[dict[str, Any]]:
                 row |= {"peak MiB": round(peak / 2**20, 1), "peak": "counted" if again else "bound"}
             part["rows"].append(row)
         parts.append(part)
-        print(f"{prompt.tokens} visual tokens: prefill {part['prefill s']} s, {part['stock against itself']}", flush=True)
+        print(f"{prompt.tokens} visual tokens: prefill {part['prefill s']} s", flush=True)
     return parts
 
 
@@ -440,14 +444,15 @@ def measure_growth(preset: Preset) -> dict[str, Any]:
     rows = []
     for name, both in found.items():
         both["both"] = [sum(pair) for pair in zip(*both.values(), strict=True)]
+        kinds = ("choose", "both")
         rows.append(
             {
                 "selector": name,
                 "complexity": made[name].complexity,
                 "choose s": both["choose"],
                 "signals s": both["signals"],
-                "exponent": {kind: round(exponent(tokens, both[kind]), 2) for kind in ("choose", "both")},
-                "last doubling": {kind: round(exponent(tokens[-2:], both[kind][-2:]), 2) for kind in ("choose", "both")},
+                "exponent": {kind: round(exponent(tokens, both[kind]), 2) for kind in kinds},
+                "last doubling": {kind: round(exponent(tokens[-2:], both[kind][-2:]), 2) for kind in kinds},
             }
         )
     return {"visual tokens": tokens, "kept": preset.growth_kept, "rounds": preset.growth[0].rounds, "rows": rows}
@@ -601,9 +606,10 @@ LOOPS: dict[str, dict[str, Callable[[Tensor, Tensor, int], Any]]] = {
 def with_tables(page: str, results: dict[str, Any]) -> str:
     """The page with the tables of these results between its marks."""
     for name, table in tables(results).items():
-        mark = f"<!-- {name} -->\n"
-        page, found = re.subn(f"{mark}.*?<!-- end -->", lambda _, new=mark + table: f"{new}\n<!-- end -->", page, flags=re.S)
-        assert found == 1, f"the page has no place for {name}"
+        before, mark, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        assert end, f"the page has no place for {name}"
+        page = f"{before}{mark}{table}\n{end}{after}"
     return page
 
 

@@ -17,7 +17,7 @@ from vispco.evaluation import Evaluator, Ledger, Quality
 from vispco.kernels import make_kernel
 from vispco.search import LearnedSearch, LearnedSettings, cheapest_schedule, fit_to_budget
 from vispco.search import learned as module
-from vispco.selectors import make_selector
+from vispco.selectors import Knob, make_selector
 
 LAYERS = 6
 WEIGHTS = torch.tensor([0.0, 4.0, 0.2, 3.0, 0.1, 0.05], dtype=torch.float64)
@@ -167,6 +167,14 @@ def test_a_knob_stays_in_its_range(toy, monkeypatch):
     trained = make(toy, tune=("alpha",), steps_of_gradient=60).train(starts, owner)
     assert starts[:, -1].tolist() == [0.5] * len(starts)
     assert trained[:, -1].tolist() == [1.0] * len(trained)
+
+
+def test_a_knob_starts_where_the_settings_say(toy):
+    """In a range that is not 0..1, after a step of nothing."""
+    search = make(toy, tune=("alpha",), steps_of_gradient=1, knob_lr=1e-9)
+    search.knobs = {"alpha": Knob(0.2, 2.2)}
+    starts, owner = search.choose_starts()
+    assert search.train(starts, owner)[:, -1].tolist() == pytest.approx([0.5] * len(BUDGETS))
 
 
 @pytest.mark.parametrize(

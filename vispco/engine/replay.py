@@ -212,6 +212,7 @@ class Replay:
         counts = keep_counts(keep, prefill.counts, prefill.floor)
         for index in range(self.layers):
             prefill, hidden = prefill.enter(index, counts[index], hidden, captured.arguments[index])
+            prefill.watch = bool((counts[index + 1 : index + 2] < counts[index]).any())
             hidden = self.layer(index, hidden, prefill, captured)
         return self.logits(hidden, prefill, rows)
 

@@ -325,13 +325,13 @@ CHECKS: dict[str, Callable[[Case], None]] = {
 def matrix(dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16)) -> list[Case]:
     """Variants of families x selectors x batches of one and of four ragged samples x backends x dtypes.
 
-    Without the cells in which a selector needs a grid or a vision tower that the family does not tell of.
+    Without the cells in which a selector needs a vision tower that the family does not tell of.
     """
     return [
         Case(model, selector, backend, dtype, samples)
         for model in MODELS.values()
         for selector in SELECTORS.values()
-        if (model.square or not selector.needs_grid) and (model.tower or not selector.needs_tower)
+        if model.tower or not selector.needs_tower
         for samples in (SINGLE, RAGGED)
         for backend in model.backends
         for dtype in dtypes

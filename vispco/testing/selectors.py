@@ -25,11 +25,6 @@ class SelectorCase:
         """Whether it looks into the vision tower."""
         return bool(make_selector(self.selector, self.params).needs & TOWER)
 
-    @property
-    def needs_grid(self) -> bool:
-        """Whether it asks where a token stands in its image."""
-        return "grid" in make_selector(self.selector, self.params).needs
-
 
 SELECTORS: dict[str, SelectorCase] = {
     "fastv": SelectorCase("fastv"),

@@ -137,8 +137,6 @@ class TinyModel:
         Model inputs that follow from ``input_ids``, shape (batch, sequence), 0 at padding.
     backends : tuple of str
         Attention implementations that the decoder supports; the first one is what :meth:`build` sets.
-    square : bool
-        Whether rows and columns of the visual tokens are known, which some selectors need.
     """
 
     name: str
@@ -149,7 +147,6 @@ class TinyModel:
     no_images: Callable[[], dict[str, Tensor]] = field(default=dict, repr=False)
     extras: Callable[[Tensor], dict[str, Tensor]] = field(default=no_extras, repr=False)
     backends: tuple[str, ...] = ("sdpa", "eager")
-    square: bool = True
 
     @property
     def tower(self) -> bool:
