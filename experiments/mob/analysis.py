@@ -102,7 +102,7 @@ def optima(sweeps: Sequence[Sweep], slices: Sequence[Sequence[str]], settings: S
         # The preset that the rule of the paper gives the group: that of most of its samples.
         coupled = "strong" if np.mean(sweeps[0].eta[choose] <= np.median(sweeps[0].eta)) >= 0.5 else "weak"
         for ratio in _ratios(settings):
-            best = min(_grid(settings, ratio), key=lambda at: sweeps[1].kl[at][judge].mean())
+            best = min(_grid(settings, ratio), key=lambda at: sweeps[0].kl[at][choose].mean())
             presets = {p["preset"]: at for at, (r, p) in enumerate(settings) if r == ratio and "preset" in p}
             default = next(at for at in _grid(settings, ratio) if settings[at][1] == DEFAULT)
             kl, score = (values[:, judge] for values in (sweeps[1].kl, sweeps[1].score))

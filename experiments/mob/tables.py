@@ -14,12 +14,13 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
 def interval(found: list[float] | None, digits: int = 3, sign: bool = False) -> str:
     if found is None:
         return ""
-    value, low, high = (f"{number:{'+' if sign else ''}.{digits}f}" for number in found)
+    # Adding 0 makes a zero of -0.
+    value, low, high = (f"{round(number, digits) + 0.0:{'+' if sign else ''}.{digits}f}" for number in found)
     return f"{value} [{low}, {high}]"
 
 
 def signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.2f}"
+    return "" if value is None else f"{round(value, 2) + 0.0:+.2f}"
 
 
 def config(results: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaCon
 
 from experiments.engine.measure import Pairs, clocks, peak_bytes, seconds
 from experiments.engine.models import IMAGE, LLAMA_7B, SMALL, TEXT_TOKENS, TINY, Decoder
+from experiments.selectors.page import rewrite, table
 from vispco import ModelCard, PruningConfig, prune
 from vispco.engine.prefill import Prefill
 from vispco.engine.tower import LAYOUT, TOWER, Watch
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(measure(options.preset), indent=1) + "\n")
     if options.preset == "cpu":
-        options.page.write_text(with_tables(options.page.read_text(), json.loads(out.read_text())))
+        rewrite(options.page, tables(json.loads(out.read_text())))
 
 
 @torch.no_grad()
@@ -603,16 +604,6 @@ LOOPS: dict[str, dict[str, Callable[[Tensor, Tensor, int], Any]]] = {
 # The page
 
 
-def with_tables(page: str, results: dict[str, Any]) -> str:
-    """The page with the tables of these results between its marks."""
-    for name, table in tables(results).items():
-        before, mark, rest = page.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
-        assert end, f"the page has no place for {name}"
-        page = f"{before}{mark}{table}\n{end}{after}"
-    return page
-
-
 def tables(results: dict[str, Any]) -> dict[str, str]:
     """Markdown tables by name."""
     return {
@@ -637,7 +628,7 @@ def overhead_table(parts: Sequence[dict[str, Any]]) -> str:
             else:
                 line += [percent(row["choose"]["value"]), percent(row["choose"]["value"] + row["signals"]["value"])]
         cells.append(line)
-    return markdown(head, cells)
+    return table(head, cells)
 
 
 def growth_table(growth: dict[str, Any]) -> str:
@@ -650,7 +641,7 @@ def growth_table(growth: dict[str, Any]) -> str:
         ends = [1e3 * row["choose s"][place] for place in (0, -1)]
         cells.append([row["selector"], row["complexity"], " / ".join(f"{value:.3g}" for value in ends)])
         cells[-1] += [f"{row[key][kind]:.2f}" for kind in ("choose", "both") for key in ("exponent", "last doubling")]
-    return markdown(head, cells)
+    return table(head, cells)
 
 
 def loops_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -662,7 +653,7 @@ def loops_table(rows: Sequence[dict[str, Any]]) -> str:
         + [interval(row[name]) if name in row else "" for name in others]
         for row in rows
     ]
-    return markdown(["loop", "batch", "width", "ours, ms", *others], cells)
+    return table(["loop", "batch", "width", "ours, ms", *others], cells)
 
 
 def percent(share: float) -> str:
@@ -674,11 +665,6 @@ def interval(values: dict[str, float]) -> str:
     if "low" not in values:
         return f"{values['value']:.3g}"
     return f"{values['value']:.3g} [{values['low']:.3g}, {values['high']:.3g}]"
-
-
-def markdown(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

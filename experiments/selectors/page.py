@@ -38,5 +38,6 @@ def dump(results: Any, depth: int = 3) -> str:
 
 def percent(interval: list[float], *, sign: bool = False) -> str:
     """An interval in points of percent."""
-    value, low, high = (f"{100 * number:{'+' if sign else ''}.1f}" for number in interval)
+    # Adding 0 makes a zero of -0.
+    value, low, high = (f"{round(100 * number, 1) + 0.0:{'+' if sign else ''}.1f}" for number in interval)
     return f"{value} [{low}, {high}]"

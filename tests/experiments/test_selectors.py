@@ -65,10 +65,10 @@ def test_differences_are_paired_and_by_slice(load):
 
 
 def test_a_record_has_means_by_seed_in_the_order_of_the_samples(load):
-    score = np.array([1.0, 1.0, 0.0, 1.0, 0.0, 0.0])
+    score = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     found = load("statistics").record(score, {"a": [0, 2, 4], "b": [1, 3, 5]}, 3)
     assert found["seeds"] == [1.0, 0.5, 0.0]
-    assert found["slices"]["a"][0] == pytest.approx(1 / 3, abs=1e-4)
+    assert found["slices"]["a"][0] == pytest.approx(2 / 3, abs=1e-4)
     assert found["score"][0] == 0.5
 
 
@@ -173,6 +173,12 @@ def test_tables_are_filled_between_their_marks_only(load):
     assert page.fill(filled, {"a": "| x |", "b": "y"}) == filled
     with pytest.raises(KeyError):
         page.fill(text, {"a": "x"})
+
+
+def test_intervals_are_points_of_percent_without_a_negative_zero(load):
+    percent = load("page").percent
+    assert percent([0.12345, -0.0, 0.5]) == "12.3 [0.0, 50.0]"
+    assert percent([-0.00004, -0.2, 0.0], sign=True) == "+0.0 [-20.0, +0.0]"
 
 
 def test_results_are_stored_as_json_with_a_record_per_line(load):

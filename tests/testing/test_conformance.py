@@ -7,7 +7,6 @@ import torch
 
 from vispco.engine import attention, cache, gathering, pruning, running
 from vispco.engine.families import REGISTRY as FAMILIES
-from vispco.errors import ModelError
 from vispco.selectors import REGISTRY as REGISTERED
 from vispco.testing import CHECKS, MODELS, RAGGED, SELECTORS, Case, Sample, matrix, run_check
 from vispco.testing.conformance import SINGLE
@@ -51,7 +50,7 @@ CHOOSERS = [
     and (case.dtype == torch.float32 or case.backend == case.model.backends[0])
     and (len(case.samples) > 1 or case.backend == case.model.backends[0])
 ]
-"""Cells of the other selectors: what they choose from is the same under every backend that has been seen to be right."""
+"""Cells of the other selectors: what they choose from is the same under every backend that was seen to be right."""
 
 
 @pytest.mark.parametrize("case", CHOOSERS, ids=str)

@@ -15,7 +15,8 @@ KINDS: dict[str, Any] = {"scorer": Scorer, "orderer": Orderer, "ranker": Nested,
 
 ATTENTION: dict[str, set[str]] = {
     "no": {
-        "last_row", "visual_row", "next_row", "unrotated_row", "question_rows", "question_heads", "self_mass", "cross_mass",
+        "last_row", "visual_row", "next_row", "unrotated_row", "question_rows", "question_heads",
+        "self_mass", "cross_mass",
     },
     "in the decoder": {"tower_row", "tower_first_row"},
 }  # fmt: skip

@@ -28,9 +28,17 @@ from vispco.selectors import Choice, Merger, Nested, Selector, SelectorInputs, a
 from vispco.selectors.base import places_of
 
 
-def sample_keys(input_ids: Tensor, real: Tensor) -> Tensor:
-    """A number per sample that depends on its real token ids alone; shape (batch,), int64."""
-    rows = zip(input_ids.cpu().to(torch.int64), real.cpu(), strict=True)
+def sample_keys(input_ids: Tensor, real: Tensor, end: Tensor) -> Tensor:
+    """A number per sample that depends on the token ids of its prompt alone; shape (batch,), int64.
+
+    Parameters
+    ----------
+    input_ids, real : Tensor, shape (batch, sequence)
+    end : Tensor, shape (batch,)
+        Slot of the last prompt token: answers that are there for training or evaluation have no say.
+    """
+    prompt = real & (torch.arange(real.shape[1], device=real.device) <= end[:, None])
+    rows = zip(input_ids.cpu().to(torch.int64), prompt.cpu(), strict=True)
     keys = [zlib.crc32(ids[mask].numpy().tobytes()) for ids, mask in rows]
     return torch.tensor(keys, dtype=torch.int64)
 

@@ -122,12 +122,13 @@ class Pruned:
         if previous is not None and previous.is_continued_by(prompt.input_ids):
             # Decoding without a cache repeats the prefill at every step; what it keeps was decided at the first.
             visual, given = nn.functional.pad(previous.states[0].visual, (0, 1)), previous.choices
+        end = prompt_end(real, visual, labels)
         start = Prefill(
             visual,
             real,
-            prompt_end(real, visual, labels),
+            end,
             self._selector,
-            sample_keys(prompt.input_ids, real),
+            sample_keys(prompt.input_ids, real, end),
             added,
             self._family,
         )

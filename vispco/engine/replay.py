@@ -182,7 +182,7 @@ class Replay:
         ids, real = inputs["input_ids"], inputs["attention_mask"].bool()
         visual = self.family.visual_mask(ids) & real
         end = last_real(real) if query is None else query
-        keys = sample_keys(ids, real)
+        keys = sample_keys(ids, real, end)
         captured = Captured(first[0], tuple(arguments), tuple(added), visual, real, end, keys, {})
         pictured = watch.signals(told_of_pictures(inputs), self.start(captured).alive)
         return replace(captured, pictured=pictured)
