@@ -96,7 +96,7 @@ def test_gathering_broadcasts_a_shared_table():
 
 def test_keys_depend_on_real_tokens_alone():
     ids = torch.tensor([[0, 0, 5, 6], [5, 6, 0, 0], [5, 7, 0, 0]])
-    first, second, third = sample_keys(ids, ids > 0).tolist()
+    first, second, third = sample_keys(ids, ids > 0, torch.tensor([ids.shape[1] - 1] * 3)).tolist()
     assert first == second != third
 
 
@@ -104,3 +104,12 @@ def test_nothing_can_be_scored_before_the_first_layer(prefill):
     prefill.selector = make_selector("fastv")
     with pytest.raises(VispcoError, match="before the first layer"):
         prefill.cut(1, torch.tensor([1, 1]), torch.zeros(2, 7, 1), {})
+
+
+def test_answers_have_no_say_in_a_sample_key():
+    prompt = torch.tensor([[0, 5, 6, 7]])
+    with_answer = torch.tensor([[0, 5, 6, 7, 8, 9], [0, 5, 6, 4, 8, 9]])
+    alone = sample_keys(prompt, prompt > 0, torch.tensor([3]))
+    answered, other = sample_keys(with_answer, with_answer > 0, torch.tensor([3, 3]))
+    assert answered == alone[0]
+    assert other != answered

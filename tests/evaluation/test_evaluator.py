@@ -76,7 +76,7 @@ def test_an_answer_that_goes_on_is_wrong(evaluator):
     said = torch.tensor([[word, stop], [word, other], [other, stop], [word, word]])
     logits = torch.nn.functional.one_hot(said, 51).float()
     batch = SimpleNamespace(targets=torch.tensor([[word, END], [word, END], [word, END], [word, word]]))
-    assert evaluator._right(batch, logits).tolist() == [True, False, False, True]
+    assert evaluator.right(batch, logits).tolist() == [True, False, False, True]
 
 
 def test_common_beginnings_change_nothing(evaluator):
