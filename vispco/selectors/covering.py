@@ -137,7 +137,7 @@ def farthest_points(unit: Tensor, gaps: Tensor, steps: int) -> Tensor:
     for _ in range(steps):
         pick = gaps.argmax(dim=1, keepdim=True)
         picks.append(pick)
-        gaps = torch.minimum(gaps, chords(unit, _take(unit, pick))[..., 0]).scatter(1, pick, -torch.inf)
+        gaps = torch.minimum(gaps, (unit - _take(unit, pick)).norm(dim=-1)).scatter(1, pick, -torch.inf)
     return torch.cat(picks, dim=1)
 
 

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from vispco.selectors.base import Choice
 
@@ -52,5 +51,5 @@ def merge_groups(kept: Tensor, target: Tensor, share: Tensor) -> Choice:
     """
     rows = int(kept.sum(dim=1).max()) if len(kept) else 0
     row = (kept.long().cumsum(dim=1) - 1).gather(1, target).clamp(min=0)
-    weights = one_hot(row, max(rows, 1)).to(share.dtype) * share[..., None]
-    return Choice(kept, weights.transpose(1, 2)[:, :rows])
+    weights = share.new_zeros(len(kept), max(rows, 1), kept.shape[1]).scatter_(1, row[:, None], share[:, None])
+    return Choice(kept, weights[:, :rows])
