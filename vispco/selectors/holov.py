@@ -1,5 +1,6 @@
 """HoloV: a budget for every crop of the image (Zou et al., NeurIPS 2025, arXiv 2510.02912)."""
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -57,8 +58,8 @@ class HoloV(Setter):
         self.alpha: float = self.knobs["alpha"].check("alpha", alpha)
 
     def own_flops(self, cut: Cut) -> float:
-        """Cosines of all pairs of every crop."""
-        return 2.0 * cut.visual * cut.visual / self.crops * cut.shape.hidden
+        """Cosines of all pairs of every crop, as many as the longest one has."""
+        return 2.0 * self.crops * math.ceil(cut.visual / self.crops) ** 2 * cut.shape.hidden
 
     def choose(self, inputs: SelectorInputs, counts: Tensor) -> Tensor:
         """The best of every crop."""
