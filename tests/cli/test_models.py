@@ -42,11 +42,13 @@ def test_every_family_is_shown_in_full(said):
     table = rows(said)
     assert list(table) == list(REGISTRY)
     for kind, adapter in REGISTRY.items():
-        title, architecture, visual, _, note = table[kind]
+        title, architecture, visual, _, tower, note = table[kind]
+        assert tower == ("no" if adapter.tower is None else "yes")
         assert (title, architecture, note) == (adapter.title, adapter.architecture, adapter.note)
         assert visual == "images, video" if adapter.videos else "images"
     assert table["qwen2_vl"][2:4] == ["images, video", "sdpa, eager, flash 2/3/4"]
-    assert table["gemma3"][2:4] == ["images", "sdpa, eager"]
+    assert table["qwen2_vl"][4] == "no"
+    assert table["gemma3"][2:5] == ["images", "sdpa, eager", "yes"]
 
 
 def test_a_pipe_gets_plain_text(said):

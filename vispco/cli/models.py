@@ -40,18 +40,20 @@ def _families() -> Iterator[tuple[str, ...]]:
         flash = [name.removeprefix("flash_attention_") for name in adapter.backends if is_flash(name)]
         backends = ", ".join([*plain, *(["flash " + "/".join(flash)] if flash else [])])
         visual = "images, video" if adapter.videos else "images"
-        yield kind, adapter.title, adapter.architecture, visual, backends, adapter.note
+        tower = "no" if adapter.tower is None else "yes"
+        yield kind, adapter.title, adapter.architecture, visual, backends, tower, adapter.note
 
 
 def models(arguments: Sequence[str]) -> None:
     """Print the supported families and what is refused."""
     argparse.ArgumentParser(prog="vispco models", description=__doc__).parse_args(arguments)
     table = Table(title="supported")
-    for heading in ("model type", "name", "class in transformers", "visual tokens of", "attention", "what is special"):
+    headings = ("model type", "name", "class in transformers", "visual tokens of", "attention", "tower signals")
+    for heading in (*headings, "what is special"):
         table.add_column(heading, no_wrap=heading != "what is special")
     for row in _families():
         table.add_row(*row)
-    console = Console(width=max(160, Console().width))
+    console = Console(width=max(180, Console().width))
     console.print(table)
     console.print("Refused:")
     for reason, cases in refused().items():
