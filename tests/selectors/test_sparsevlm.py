@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from vispco.errors import VispcoError
+from vispco.errors import ConfigError, VispcoError
 from vispco.selectors import SelectorInputs
-from vispco.selectors.sparsevlm import SparseVLM
+from vispco.selectors.sparsevlm import SparseVLM, rank_counts
 
 
 def signals(seed, batch=50, tokens=9, question=5, width=4):
@@ -192,3 +192,27 @@ def test_nan_is_refused_where_it_counts(name, place):
 def test_reads_rows_and_embeddings_and_has_no_parameters():
     assert SparseVLM.needs == {"question_rows", "embeddings"}
     assert SparseVLM.knobs == {}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.75, 1.0])
+def test_counts_follow_the_rank_of_the_raters_rows(share):
+    """Against numpy, sample by sample; rows of rank below their number among them."""
+    inputs = signals(7, batch=200)
+    inputs.question_rows[::3, 1] = inputs.question_rows[::3, 0]
+    raters = SparseVLM().raters(inputs)
+    ranks = set()
+    for row, count in enumerate(rank_counts(inputs, share).tolist()):
+        matrix = inputs.question_rows[row][raters[row]][:, inputs.valid[row]].double().numpy()
+        rank = int(np.linalg.matrix_rank(matrix)) if matrix.size else 0
+        total = int(inputs.valid[row].sum())
+        assert count == total - int(share * (total - rank) + 1e-9)
+        ranks.add((rank, int(raters[row].sum())))
+    assert any(rank < number for rank, number in ranks)
+    assert len({rank for rank, _ in ranks}) > 3
+
+
+def test_ranks_of_nothing_and_bad_shares():
+    nothing = signals(1, batch=3, tokens=0)
+    assert rank_counts(nothing, 0.5).tolist() == [0, 0, 0]
+    with pytest.raises(ConfigError, match=r"share = 1\.5 is not a number in 0\.\.1"):
+        rank_counts(signals(1), 1.5)

@@ -2,10 +2,12 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from vispco.cost import Cut
-from vispco.selectors.base import Need, Scorer, SelectorInputs, check_finite
+from vispco.schedule import SNAP
+from vispco.selectors.base import Knob, Need, Scorer, SelectorInputs, check_finite
 
 ROUNDING = 1e-5
 """By how much, relative to its limit, a rater has to be above it: rounding is not to choose among words alike."""
@@ -28,11 +30,11 @@ class SparseVLM(Scorer):
     118; 238, 108, 60; 246, 54, 28; or 66, 34, 20.
 
     This is the kept part of the method. Merged tokens are in ``sparsevlm_recycling``; release 2.0's choice of heads and
-    its division by a kernel of positions are in ``sparsevlm_plus``. The paper's counts from the rank of the attention
-    matrix are in neither: a schedule says how many stay. Positions are the original ones, compact ones in the authors'
-    code up to 1.5. The paper chooses raters once, by all visual tokens; a later cut here chooses them by those that are
-    still there, which are all that it sees. The paper writes ``r_i >= 1/T``, the code ``>``; they differ where all are
-    alike, and there the result here is the paper's.
+    its division by a kernel of positions are in ``sparsevlm_plus``. A schedule says how many stay; the paper's own
+    counts are :func:`rank_counts`. Positions are the original ones, compact ones in the authors' code up to 1.5. The
+    paper chooses raters once, by all visual tokens; a later cut here chooses them by those that are still there, which
+    are all that it sees. The paper writes ``r_i >= 1/T``, the code ``>``; they differ where all are alike, and there
+    the result here is the paper's.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"question_rows", "embeddings"})
@@ -72,3 +74,37 @@ class SparseVLM(Scorer):
         relevance = shares.masked_fill(~inputs.valid[:, :, None], 0.0).sum(dim=1) / tokens
         above = told & (relevance * told.sum(dim=1, keepdim=True) > 1 + ROUNDING)
         return above | (told & ~above.any(dim=1, keepdim=True))
+
+
+def rank_counts(inputs: SelectorInputs, share: float) -> Tensor:
+    """How many tokens the paper keeps, by the rank of what the raters attend to; to make schedules from samples.
+
+    The formula, with P the raters' rows over the N visual tokens that are there::
+
+        K = N - floor(share (N - rank P))
+
+    The rank is at most the number of raters. The authors' first release keeps ``floor(scale rank + bias)`` and at most
+    N - 1 instead, with (scale, bias) tuned per benchmark: (13.5, 0), (9, 6) and (0.8, 0) for 192, 128 and 64 tokens.
+
+    Parameters
+    ----------
+    inputs : SelectorInputs
+    share : float
+        The paper's lambda, in 0..1: of the tokens that the rank says are too many, the part that goes.
+
+    Returns
+    -------
+    Tensor, shape (batch,), int64
+
+    Raises
+    ------
+    ConfigError
+        If ``share`` is out of range.
+    """
+    Knob(0, 1).check("share", share)
+    assert inputs.question_rows is not None
+    raters = SparseVLM().raters(inputs)
+    rows = inputs.question_rows.masked_fill(~(raters[:, :, None] & inputs.valid[:, None]), 0.0)
+    total = inputs.valid.sum(dim=1)
+    rank = torch.linalg.matrix_rank(rows.double()) if rows.numel() else torch.zeros_like(total)
+    return total - torch.floor(share * (total - rank).double() + SNAP).long()
