@@ -134,10 +134,12 @@ def farthest_points(unit: Tensor, gaps: Tensor, steps: int) -> Tensor:
         Arbitrary once a sample has no token left.
     """
     picks = [gaps.new_empty((len(gaps), 0), dtype=torch.int64)]
+    apart = torch.empty_like(unit)  # one for all steps: making as much memory anew takes longer than filling it
     for _ in range(steps):
         pick = gaps.argmax(dim=1, keepdim=True)
         picks.append(pick)
-        gaps = torch.minimum(gaps, (unit - _take(unit, pick)).norm(dim=-1)).scatter(1, pick, -torch.inf)
+        distances = torch.sub(unit, _take(unit, pick), out=apart).norm(dim=-1)
+        gaps = torch.minimum(gaps, distances).scatter(1, pick, -torch.inf)
     return torch.cat(picks, dim=1)
 
 
