@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vispco.errors import ConfigError, VispcoError
 from vispco.selectors import REGISTRY, Knob, Merger, Nested, Scorer, SelectorInputs, make_selector, rank_tokens
-from vispco.selectors.base import places_in
+from vispco.selectors.ranking import places_in
 from vispco.testing import SELECTORS
 from vispco.testing.signals import make_signals
 

@@ -25,7 +25,7 @@ from vispco.engine.signals import (
 )
 from vispco.errors import VispcoError
 from vispco.selectors import Choice, Merger, Nested, Selector, SelectorInputs, as_nested
-from vispco.selectors.base import places_of
+from vispco.selectors.ranking import places_of
 
 
 def sample_keys(input_ids: Tensor, real: Tensor, end: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from vispco.selectors.base import (
     SelectorInputs,
     Setter,
     as_nested,
-    rank_tokens,
 )
 from vispco.selectors.cdpruner import CDPruner
 from vispco.selectors.dart import DART
@@ -35,6 +34,7 @@ from vispco.selectors.pooling import Pooling
 from vispco.selectors.prumerge import PruMerge
 from vispco.selectors.pyramiddrop import PyramidDrop
 from vispco.selectors.random import Random
+from vispco.selectors.ranking import rank_tokens
 from vispco.selectors.reverse_fastv import ReverseFastV
 from vispco.selectors.sparsevlm import SparseVLM
 from vispco.selectors.sparsevlm_plus import SparseVLMPlus

@@ -8,7 +8,8 @@ from torch.nn.functional import normalize
 
 from vispco.cost import Cut
 from vispco.errors import ConfigError
-from vispco.selectors.base import Need, Orderer, SelectorInputs, rank_tokens
+from vispco.selectors.base import Need, Orderer, SelectorInputs
+from vispco.selectors.ranking import rank_tokens
 
 EPSILON = 1e-6
 """Added to a relevance before the division by its range, as published; a range that is no larger counts as none."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vispco.selectors.base import rank_tokens
+from vispco.selectors.ranking import rank_tokens
 
 
 def density_peaks(points: Tensor, there: Tensor, number: Tensor, forced: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vispco.selectors.base import check_finite
+from vispco.selectors.ranking import check_finite
 
 CHUNK = 128
 """Rows at a time where every pair is looked at, so that the square matrix never exists."""

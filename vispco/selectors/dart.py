@@ -9,7 +9,8 @@ from torch.nn.functional import normalize
 
 from vispco.cost import Cut
 from vispco.errors import ConfigError
-from vispco.selectors.base import Knob, Need, SelectorInputs, Setter, check_finite, places_of, rank_tokens
+from vispco.selectors.base import Knob, Need, SelectorInputs, Setter
+from vispco.selectors.ranking import check_finite, places_of, rank_tokens
 
 
 class DART(Setter):

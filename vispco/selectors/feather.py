@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from vispco.selectors.base import Knob, Need, Nested, SelectorInputs, places_of, rank_tokens
+from vispco.selectors.base import Knob, Need, Nested, SelectorInputs
+from vispco.selectors.ranking import places_of, rank_tokens
 
 
 class Feather(Nested):

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vispco.errors import ConfigError
-from vispco.selectors.base import Need, Scorer, SelectorInputs, rank_tokens
+from vispco.selectors.base import Need, Scorer, SelectorInputs
+from vispco.selectors.ranking import rank_tokens
 
 PUBLISHED: Mapping[int, tuple[int, ...]] = {
     50: (3, 7, 49, 24, 29, 17, 59, 41, 26, 8, 10, 6, 2, 5, 7, 2, 30, 3, 13, 27, 5, 23, 2, 1, 0, 0, 1, 1, 2, 0, 0, 0),

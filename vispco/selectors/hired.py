@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vispco.selectors.base import Knob, Need, SelectorInputs, Setter, check_finite, rank_tokens
+from vispco.selectors.base import Knob, Need, SelectorInputs, Setter
 from vispco.selectors.merging import share_out
 from vispco.selectors.quotas import apportion, fraction
+from vispco.selectors.ranking import check_finite, rank_tokens
 from vispco.selectors.window_fastv import rank_in_groups
 
 NOWHERE = 2**30

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from vispco.cost import Cut
-from vispco.selectors.base import Knob, Need, SelectorInputs, Setter, rank_tokens
+from vispco.selectors.base import Knob, Need, SelectorInputs, Setter
 from vispco.selectors.covering import unit_rows
 from vispco.selectors.quotas import apportion
+from vispco.selectors.ranking import rank_tokens
 from vispco.selectors.window_fastv import rank_in_groups
 
 

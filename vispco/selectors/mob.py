@@ -9,7 +9,7 @@ from torch import Tensor
 from vispco.cost import Cut
 from vispco.errors import ConfigError
 from vispco.schedule import SNAP
-from vispco.selectors.base import Knob, Need, SelectorInputs, Setter, places_of, rank_tokens
+from vispco.selectors.base import Knob, Need, SelectorInputs, Setter
 from vispco.selectors.covering import (
     CHUNK,
     chords,
@@ -20,6 +20,7 @@ from vispco.selectors.covering import (
     seed_gaps,
     unit_rows,
 )
+from vispco.selectors.ranking import places_of, rank_tokens
 
 PRESETS: Mapping[str, tuple[tuple[float, float, float], float]] = {
     "strong": ((3 / 8, 1 / 4, 1 / 4), 3 / 40),

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vispco.schedule import SNAP
-from vispco.selectors.base import Knob, Need, Nested, SelectorInputs, places_of, rank_tokens
+from vispco.selectors.base import Knob, Need, Nested, SelectorInputs
+from vispco.selectors.ranking import places_of, rank_tokens
 
 
 class MustDrop(Nested):

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vispco.selectors.base import Choice, Merger, Need, SelectorInputs, places_of
+from vispco.selectors.base import Choice, Merger, Need, SelectorInputs
 from vispco.selectors.merging import merge_groups, share_out
+from vispco.selectors.ranking import places_of
 
 SHIFT = 20
 """Bits of a row, column or image in a sort key."""

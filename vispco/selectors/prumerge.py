@@ -9,9 +9,10 @@ from torch.nn.functional import pad
 
 from vispco.cost import Cut
 from vispco.errors import ConfigError
-from vispco.selectors.base import Choice, Knob, Merger, Need, SelectorInputs, check_finite, rank_tokens
+from vispco.selectors.base import Choice, Knob, Merger, Need, SelectorInputs
 from vispco.selectors.covering import CHUNK, unit_rows
 from vispco.selectors.merging import share_out
+from vispco.selectors.ranking import check_finite, rank_tokens
 from vispco.selectors.visionzip import distances, first_indices, in_order, rounded_share
 from vispco.selectors.window_fastv import rank_in_groups
 

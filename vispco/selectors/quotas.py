@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from vispco.schedule import SNAP
-from vispco.selectors.base import places_of
+from vispco.selectors.ranking import places_of
 
 GRID = 2**30
 """Shares are whole numbers of 1/GRID tokens, so that rounding does not break ties or make less of a whole share."""

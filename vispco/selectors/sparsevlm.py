@@ -7,7 +7,8 @@ from torch import Tensor
 
 from vispco.cost import Cut
 from vispco.schedule import SNAP
-from vispco.selectors.base import Knob, Need, Scorer, SelectorInputs, check_finite
+from vispco.selectors.base import Knob, Need, Scorer, SelectorInputs
+from vispco.selectors.ranking import check_finite
 
 ROUNDING = 1e-5
 """By how much, relative to its limit, a rater has to be above it: rounding is not to choose among words alike."""

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vispco.selectors.base import Knob, Need, SelectorInputs, check_finite
+from vispco.selectors.base import Knob, Need, SelectorInputs
+from vispco.selectors.ranking import check_finite
 from vispco.selectors.sparsevlm import SparseVLM
 
 LEAST = 0.05

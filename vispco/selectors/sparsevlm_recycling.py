@@ -8,9 +8,10 @@ from torch import Tensor
 
 from vispco.cost import Cut
 from vispco.schedule import SNAP
-from vispco.selectors.base import Choice, Knob, Merger, Need, SelectorInputs, check_finite, places_of
+from vispco.selectors.base import Choice, Knob, Merger, Need, SelectorInputs
 from vispco.selectors.clustering import density_peaks
 from vispco.selectors.merging import merge_groups
+from vispco.selectors.ranking import check_finite, places_of
 from vispco.selectors.sparsevlm import SparseVLM
 
 

@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vispco.cost import Cut
-from vispco.selectors.base import Choice, Merger, Need, SelectorInputs, check_finite, places_of
+from vispco.selectors.base import Choice, Merger, Need, SelectorInputs
 from vispco.selectors.merging import merge_groups, share_out
+from vispco.selectors.ranking import check_finite, places_of
 from vispco.selectors.window_fastv import rank_in_groups
 
 TINY = 1e-100

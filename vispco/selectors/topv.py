@@ -9,7 +9,8 @@ from torch.nn.functional import normalize
 
 from vispco.cost import Cut
 from vispco.schedule import SNAP
-from vispco.selectors.base import Knob, Need, SelectorInputs, Setter, places_of, rank_tokens
+from vispco.selectors.base import Knob, Need, SelectorInputs, Setter
+from vispco.selectors.ranking import places_of, rank_tokens
 
 
 class TopV(Setter):

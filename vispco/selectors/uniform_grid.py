@@ -5,7 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vispco.selectors.base import Need, Nested, SelectorInputs, places_of
+from vispco.selectors.base import Need, Nested, SelectorInputs
+from vispco.selectors.ranking import places_of
 from vispco.selectors.window_fastv import rank_in_groups
 
 BITS = 16

@@ -9,9 +9,10 @@ from torch import Tensor
 from vispco.cost import Cut
 from vispco.errors import ConfigError
 from vispco.schedule import SNAP
-from vispco.selectors.base import Choice, Knob, Merger, Need, SelectorInputs, places_of, rank_tokens
+from vispco.selectors.base import Choice, Knob, Merger, Need, SelectorInputs
 from vispco.selectors.covering import chords, unit_rows
 from vispco.selectors.merging import merge_groups, share_out
+from vispco.selectors.ranking import places_of, rank_tokens
 from vispco.selectors.window_fastv import rank_in_groups
 
 RULES = ("mean", "sum")

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from vispco.cost import Cut
 from vispco.errors import ConfigError
-from vispco.selectors.base import Knob, Need, SelectorInputs, Setter, places_of, rank_tokens
+from vispco.selectors.base import Knob, Need, SelectorInputs, Setter
 from vispco.selectors.covering import CHUNK, unit_rows
 from vispco.selectors.quotas import fraction
+from vispco.selectors.ranking import places_of, rank_tokens
 
 AT_ONCE = 8
 """Most tokens that a round drops, as published."""
