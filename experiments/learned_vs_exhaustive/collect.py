@@ -27,7 +27,7 @@ def main() -> None:
     searched = [p for p in read_points(options.runs[0]) if p.split == "validation" and p.method == "grid"]
     truth = pareto_front(exhaustive)
     by_schedule = {point.keep: point for point in exhaustive}
-    floor = min(point.quality["score"] for part in points.values() for point in part)
+    floor = min(point.quality["score"] for part in points.values() for point in part if point.method != "control")
     grid_forwards = RunFolder(options.runs[0]).read_frontier()["indicators"]["grid forwards"]
     results = []
     for path, part in points.items():

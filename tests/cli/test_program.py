@@ -97,6 +97,17 @@ def test_the_frontier_is_of_the_report_split_and_chosen_by_the_other(run):
     assert set(record["regret"]) == {"0.4", "0.6", "0.9"}
 
 
+def test_controls_have_no_say_in_the_reference(run):
+    """Some controls score lower than every searched schedule, and would raise all hypervolumes alike."""
+    points = [point for point in vispco.read_points(run) if point.split == "test"]
+    searched = [point for point in points if point.method != "control"]
+    floor = min(point.quality["score"] for point in searched)
+    assert min(point.quality["score"] for point in points) < floor
+    learned = [point for point in points if point.method in ("learned", "unpruned")]
+    said = json.loads((run / "frontier.json").read_text())["indicators"]["learned hypervolume above lowest"]
+    assert said == pytest.approx(vispco.hypervolume(learned, reference=(1.0, floor)))
+
+
 def test_the_regret_is_the_paired_difference_of_scores(run):
     record = json.loads((run / "frontier.json").read_text())
     points = [point for point in vispco.read_points(run) if point.split == "validation"]

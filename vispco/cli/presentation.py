@@ -46,7 +46,7 @@ def _indicators(outcome: Outcome) -> list[IndicatorRow]:
     values, method = summary(outcome), outcome.found[0].method
     both = (
         ("hypervolume", "higher is better; reference cost 1, score 0"),
-        ("hypervolume above lowest", "higher is better; reference cost 1, lowest score measured"),
+        ("hypervolume above lowest", "higher is better; reference cost 1, lowest score of a searched schedule"),
         ("forwards", "model FLOPs spent, in forwards of the unpruned model over one sample"),
     )
     rows = [

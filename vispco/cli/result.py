@@ -40,12 +40,12 @@ def configs(settings: RunSettings, outcome: Outcome, run: str, versions: Mapping
 def summary(outcome: Outcome) -> dict[str, float]:
     """Indicators of every method on the report split, and what the search cost.
 
-    Hypervolumes have the reference (cost 1, score 0); `above lowest` has the lowest score of a pruned model as
-    its reference instead, which is harder to match. IGD+ and epsilon are against the front of
+    Hypervolumes have the reference (cost 1, score 0); `above lowest` has the lowest score of a searched
+    schedule as its reference instead, which is harder to match. IGD+ and epsilon are against the front of
     the exhaustive grid.
     """
     fronts = {found.method: _points_of(outcome, found.method) for found in outcome.found}
-    floor = min(point.quality["score"] for point in outcome.points if point.selector != "none")
+    floor = min(point.quality["score"] for point in outcome.points if point.method != "control")
     values: dict[str, float] = {"unpruned score": outcome.unpruned.quality["score"]}
     for method, points in fronts.items():
         values[f"{method} hypervolume"] = hypervolume(points)
