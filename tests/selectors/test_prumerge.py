@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from shares import quotas
 
 from vispco.cost import Cut, DecoderShape
 from vispco.errors import ConfigError, VispcoError
@@ -92,20 +93,6 @@ def test_spatial_centres_make_way_for_the_extra_token():
 
 
 # --- oracle ----------------------------------------------------------------------------------------------------------
-
-
-def quotas(count, sizes):
-    """One each while it lasts, and the rest by largest remainder."""
-    quota = []
-    for size in sizes:
-        quota.append(1 if size and sum(quota) < count else 0)
-    rest, room = count - sum(quota), [size - had for size, had in zip(sizes, quota, strict=True)]
-    if rest == 0:
-        return quota
-    whole = [rest * size // sum(room) for size in room]
-    by_remainder = sorted(range(len(sizes)), key=lambda i: (-(rest * room[i] % sum(room)), i))
-    lucky = by_remainder[: rest - sum(whole)]
-    return [had + more + (i in lucky) for i, (had, more) in enumerate(zip(quota, whole, strict=True))]
 
 
 def cosine(u, v):
