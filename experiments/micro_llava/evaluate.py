@@ -15,18 +15,14 @@ from vispco.engine import fingerprint, load_checkpoint
 from vispco.evaluation import Evaluator
 from vispco.frontier import bootstrap_mean
 
-SCHEDULES = {
-    "unpruned": 1.0,
-    "cut at layer 2 to 50 %": 0.5,
-    "cut at layer 2 to 25 %": 0.25,
-    "cut at layer 2 to 10 %": 0.1,
-}
+RATIOS = (0.5, 0.25, 0.1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="micro-llava")
     parser.add_argument("--samples", type=int, default=4000)
+    parser.add_argument("--layers", type=int, nargs="+", default=[2], help="layers at whose input tokens are cut")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     model, processor = load_checkpoint(options.model)
@@ -35,10 +31,15 @@ def main() -> None:
     slices = defaultdict(list)
     for index, sample in enumerate(samples):
         slices[sample.slice].append(index)
-    keeps = [(1.0, 1.0, *[ratio] * (fastv.replay.layers - 2)) for ratio in SCHEDULES.values()]
+    count = fastv.replay.layers
+    schedules = {"unpruned": (1.0,) * count} | {
+        f"cut at layer {layer} to {100 * ratio:.0f} %": (1.0,) * layer + (ratio,) * (count - layer)
+        for layer in options.layers
+        for ratio in RATIOS
+    }
     results = {"samples": len(samples), "model": fingerprint(model), "scores": {}}
     for name, evaluator in {"fastv": fastv, "random": fastv.share("random", {"seed": 0})}.items():
-        for label, quality in zip(SCHEDULES, evaluator.evaluate(keeps), strict=True):
+        for label, quality in zip(schedules, evaluator.evaluate(list(schedules.values())), strict=True):
             by_slice = {key: round(float(np.mean(quality.score[rows])), 4) for key, rows in slices.items()}
             interval = {key: round(value, 4) for key, value in bootstrap_mean(quality.score)._asdict().items()}
             results["scores"][f"{name}, {label}"] = {**interval, **by_slice}

@@ -152,7 +152,10 @@ def patch_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tens
 
 
 def vision_loss(model: LlavaForConditionalGeneration, heads: DenseHeads, pixels: Tensor, labels: Tensor):
-    features = patch_features(model, pixels)
+    return dense_loss(heads, patch_features(model, pixels), labels)
+
+
+def dense_loss(heads: DenseHeads, features: Tensor, labels: Tensor, place: float = 0.3):
     patch = torch.arange(VISUAL)
     scale = SIDE // shapes.GRID
     weight = torch.ones(heads.kind.out_features)
@@ -163,14 +166,17 @@ def vision_loss(model: LlavaForConditionalGeneration, heads: DenseHeads, pixels:
     weight[0] = 0.1
     loss = loss + F.cross_entropy(heads.color(features).flatten(0, 1), labels[:, 1].flatten(), weight=weight)
     for head, target in ((heads.row, patch // SIDE // scale), (heads.column, patch % SIDE // scale)):
-        loss = loss + 0.3 * F.cross_entropy(head(features).flatten(0, 1), target.repeat(len(features)))
+        loss = loss + place * F.cross_entropy(head(features).flatten(0, 1), target.repeat(len(features)))
     return loss, kind
 
 
 @torch.no_grad()
 def vision_accuracy(model, heads, seed: int) -> dict[str, float]:
     pixels, labels = vision_batch(seed, 0, 256, "validation")
-    features = patch_features(model, pixels)
+    return dense_accuracy(heads, patch_features(model, pixels), labels)
+
+
+def dense_accuracy(heads: DenseHeads, features: Tensor, labels: Tensor) -> dict[str, float]:
     kind, color = heads.kind(features).argmax(-1), heads.color(features).argmax(-1)
     first_digit = 2 + len(shapes.SHAPES)
     shape = (labels[:, 0] >= 2) & (labels[:, 0] < first_digit)
@@ -189,17 +195,17 @@ def vision_accuracy(model, heads, seed: int) -> dict[str, float]:
 def question_batch(tokenizer, seed: int, step: int, size: int, most: int, split: str = "train", places=EARLY):
     """Images and packed questions; a slice that the scene cannot ask gives its place to any other one."""
     rng = np.random.default_rng([seed, 21 + shapes.SPLITS.index(split), step])
-    ids = np.zeros((size, QUESTIONS, SLOT), dtype=np.int64)
-    labels = np.full((size, QUESTIONS, SLOT), -100, dtype=np.int64)
-    slices = np.zeros((size, QUESTIONS), dtype=np.int64)
+    ids = np.zeros((size, len(places), SLOT), dtype=np.int64)
+    labels = np.full((size, len(places), SLOT), -100, dtype=np.int64)
+    slices = np.zeros((size, len(places)), dtype=np.int64)
     images = []
     names, asks = list(shapes.SLICES), list(shapes.SLICES.values())
     vocabulary = tokenizer.get_vocab()
     for row in range(size):
         scene = shapes.draw_scene(rng, split, most)
         images.append(shapes.render(scene, rng))
-        for place in range(QUESTIONS):
-            kind = names.index(places[place])
+        for place, name in enumerate(places):
+            kind = names.index(name)
             while (asked := asks[kind](scene, rng)) is None:
                 kind = int(rng.integers(len(asks)))
             words = [vocabulary[word] for word in [*asked[0].split(), "<answer>", asked[1]]]
@@ -237,13 +243,13 @@ def answer_logits(model: LlavaForConditionalGeneration, pixels: Tensor, ids: Ten
 
 
 @torch.no_grad()
-def slice_accuracy(model, tokenizer, seed: int, images: int = 384) -> dict[str, float]:
+def slice_accuracy(model, tokenizer, seed: int, images: int = 384, answer=answer_logits) -> dict[str, float]:
     right = torch.zeros(len(shapes.SLICES))
     asked = torch.zeros(len(shapes.SLICES))
     for part in range(images // 64):
         pixels, ids, labels, slices = question_batch(tokenizer, seed, part, 64, 6, "validation")
         first = (labels != -100).int().cumsum(-1).eq(1) & (labels != -100)
-        hit = answer_logits(model, pixels, ids, first).argmax(-1) == labels[first]
+        hit = answer(model, pixels, ids, first).argmax(-1) == labels[first]
         right.index_add_(0, slices.flatten(), hit.float())
         asked.index_add_(0, slices.flatten(), torch.ones_like(hit, dtype=torch.float))
     return dict(zip(shapes.SLICES, (right / asked).tolist(), strict=True))

@@ -178,6 +178,28 @@ def test_the_unpruned_schedule_costs_exactly_one(seed):
     assert FlopCost(SMALL, [tuple(pair) for pair in pairs], selection=1).exact([1.0] * 4) == 1.0
 
 
+@given(st.lists(schedules, min_size=5, max_size=5), schedules)
+def test_exact_of_schedules_of_single_samples(keeps, keep):
+    """A ratio of means over samples in their order, of which equal ones are not put together."""
+    cost = FlopCost(SMALL, SAMPLES, selection=1)
+    parts = [count_flops(SMALL, *sample, own, 1) for sample, own in zip(SAMPLES, keeps, strict=True)]
+    expected = sum(part.total for part in parts) / sum(part.unpruned for part in parts)
+    assert cost.exact_each(keeps) == pytest.approx(expected, rel=1e-12)
+    assert cost.exact_each([keep] * 5) == pytest.approx(cost.exact(keep), rel=1e-12)
+    assert cost.exact_each([(1.0,) * 4] * 5) == 1.0
+    images = FlopCost(SMALL, [(20, 16, 2, 5), (9, 16, 1, 9)], selection=1)
+    many = count_flops(SMALL, 20, 16, keep, 1, 2, 5), count_flops(SMALL, 9, 16, keeps[0], 1, 1, 9)
+    ratio = sum(part.total for part in many) / sum(part.unpruned for part in many)
+    assert images.exact_each([keep, keeps[0]]) == pytest.approx(ratio, rel=1e-12)
+
+
+@pytest.mark.parametrize("number", [0, 4, 6])
+def test_schedules_of_single_samples_are_as_many_as_these(number):
+    text = f"^{number} schedules were given for 5 samples; give one for each, in their order$"
+    with pytest.raises(ConfigError, match=text):
+        FlopCost(SMALL, SAMPLES).exact_each([(1.0,) * 4] * number)
+
+
 # --- budgets ---------------------------------------------------------------------------------------------------------
 
 

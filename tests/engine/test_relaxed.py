@@ -32,6 +32,18 @@ def test_straight_through_forward_equals_dropping(replayed, keep):
     assert (dropped - unpruned).abs().max() > 0.1
 
 
+def test_straight_through_forward_equals_dropping_where_causal_needs_no_mask(tiny_llava):
+    """Samples of one length, one answer before the end: no layer gets a mask."""
+    replay = Replay(tiny_llava, make_selector("fastv"))
+    with observed_attention(replay.family):
+        captured = replay.capture(build_batch([(2, 5), (3, 4)], [1, 1]))
+        assert captured.arguments[0]["attention_mask"] is None
+        rows = torch.stack([captured.query - 1, captured.query], dim=1)
+        dropped = replay.run(captured, PLANS[0], rows)
+        hard = replay.relaxed(captured, torch.tensor([PLANS[0]]), rows, temperature=0.1, hard=True)
+    torch.testing.assert_close(hard[0], dropped, atol=1e-5, rtol=1e-4)
+
+
 def test_straight_through_gradient_reaches_every_ratio(replayed):
     replay, captured = replayed
     ratios = torch.tensor([PLANS[0]], requires_grad=True)
@@ -78,6 +90,44 @@ def test_schedules_share_a_batch(replayed):
     for index, keep in enumerate(PLANS):
         alone = replay.relaxed(captured, torch.tensor([keep]), rows, temperature=0.05)[0]
         torch.testing.assert_close(together[index], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_layers_before_the_first_cut_run_once_for_all_schedules(replayed):
+    replay, captured = replayed
+    sizes = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0]))) for layer in replay.family.layers
+    ]
+    plans = torch.tensor([(1.0, 1.0, 0.5, 0.2), (1.0, 1.0, 1.0, 0.6)], requires_grad=True)
+    replay.relaxed(captured, plans, captured.query[:, None], temperature=0.05).square().sum().backward()
+    for hook in hooks:
+        hook.remove()
+    batch = len(captured.hidden)
+    assert sizes == [batch, batch, 2 * batch, 2 * batch]
+    assert (plans.grad[:, 1] == 0).all()
+    assert (plans.grad[0, 2:] != 0).all()
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("hard", [False, True])
+def test_the_last_layer_runs_for_the_rows_that_are_read(tiny_llava, padding, hard):
+    """Rows in the middle of prompts of different lengths, one of them twice; against a last layer for all rows."""
+    batch = build_batch([(2, 5), (4, 9)], [1, 2], padding=padding)
+    replay, seen = Replay(tiny_llava, make_selector("fastv")), []
+    first = replay.family.layers[-1].mlp.gate_proj
+    hook = first.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    with observed_attention(replay.family):
+        captured = replay.capture(batch)
+        rows = torch.stack([captured.query - 2, captured.query, captured.query], dim=1)
+        results = []
+        for asked in (rows, torch.cat([rows, torch.zeros_like(rows[:, :1])], dim=1)):  # slot 0 asks for all of them
+            ratios = torch.tensor([PLANS[0]], requires_grad=True)
+            logits = replay.relaxed(captured, ratios, asked, temperature=0.1, hard=hard)[0, :, :3]
+            (gradient,) = torch.autograd.grad(logits.square().sum(), ratios)
+            results.append((logits, gradient))
+    hook.remove()
+    torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-3)
+    assert seen[0] < seen[1]
 
 
 def test_gradient_equals_finite_differences(monkeypatch):

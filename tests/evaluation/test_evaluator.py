@@ -1,5 +1,6 @@
 """The evaluator: shared work changes nothing, scores are those of `generate`, the ledger charges what runs."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from vispco import PruningConfig, prune
 from vispco.cost import count_flops
 from vispco.data import exact_match, load_samples
 from vispco.engine import load_checkpoint, model_card
-from vispco.errors import DataError, ModelError
+from vispco.errors import ConfigError, DataError, ModelError
 from vispco.evaluation import (
     Candidate,
     Evaluator,
@@ -126,6 +127,72 @@ def test_the_ledger_charges_layers_that_ran_once(micro, samples):
     ledger.forwards = 0.0
     evaluator.evaluate([KEEP, (*KEEP[:7], 0.05)])
     assert alone < ledger.forwards < alone + layers_only((1.0,) * 8) / 8
+
+
+# --- schedules of single samples -------------------------------------------------------------------------------------
+
+
+def drawn_tables(samples, number=3):
+    """Schedules per sample, shape (number, samples, layers); the first two agree up to layer 4."""
+    tables = np.sort(np.random.default_rng(5).uniform(0.02, 1.0, (number, samples, 8)), axis=2)[..., ::-1].copy()
+    tables[:, :, 0] = 1.0
+    tables[1, :, :5] = tables[0, :, :5]
+    tables[1, :, 5:] = tables[0, :, 7:] / 2
+    return tables
+
+
+def test_every_sample_may_have_a_schedule_of_its_own(micro, samples):
+    """As in an evaluator of that sample alone, beside schedules for all of them, across batches."""
+    tables = drawn_tables(11)
+    together = Evaluator(*micro, samples[:11], batch_size=4)
+    found = together.evaluate([tables[0], KEEP, tables[1].tolist(), torch.from_numpy(tables[2])])
+    alone = [Evaluator(*micro, samples[index : index + 1]) for index in range(11)]
+    for index, single in enumerate(alone):
+        mine = [tuple(tables[0, index]), KEEP, tuple(tables[1, index]), tuple(tables[2, index])]
+        for quality, expected in zip(found, single.evaluate(mine), strict=True):
+            assert quality.kl[index] == pytest.approx(expected.kl[0], abs=1e-5)
+            assert quality.score[index] == expected.score[0]
+    assert np.abs(found[0].kl - found[3].kl).max() > 0.1, "the schedules are alike, so that this showed nothing"
+    cut = together.evaluate([tables[0]], limit=6)[0]
+    np.testing.assert_allclose(cut.kl, found[0].kl[:6], atol=1e-5)
+
+
+def test_schedules_of_single_samples_share_their_beginnings_and_are_charged(micro, samples):
+    tables, ledger = drawn_tables(10), Ledger()
+    evaluator = Evaluator(*micro, samples[:10], ledger=ledger, batch_size=4)
+    text = [int(t) for batch in evaluator.batches for t in batch.text_tokens]
+
+    def charged(schedules):
+        ledger.forwards = 0.0
+        evaluator.evaluate(schedules)
+        return ledger.forwards
+
+    def layers_only(table, start=0):
+        return sum(
+            sum(evaluator.shape.layer(float(t + max(1, np.floor(100 * ratio + 0.5)))) for ratio in keep[start:])
+            / (8 * evaluator.shape.layer(float(t + 100)))
+            for t, keep in zip(text, table, strict=True)
+        )
+
+    assert charged([tables[0]]) == pytest.approx(layers_only(tables[0]), rel=1e-9)
+    both = layers_only(tables[0]) + layers_only(tables[1], start=5)
+    assert charged([tables[0], tables[1]]) == pytest.approx(both, rel=1e-9)
+    assert charged([np.tile(KEEP, (10, 1)), KEEP]) == pytest.approx(charged([KEEP]), rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(7,), (9,), (47, 8), (49, 8), (48, 7), (1, 48, 8), ()])
+def test_schedules_of_another_shape_are_refused(evaluator, shape):
+    text = rf"^a schedule of shape {re.escape(str(shape))} cannot be used; give \(8,\).* or \(48, 8\)"
+    with pytest.raises(ConfigError, match=text):
+        evaluator.evaluate([KEEP, np.ones(shape)])
+
+
+@pytest.mark.parametrize(("place", "value"), [((40, 3), 1.2), ((40, 3), -0.1), ((40, 3), 0.05), ((40, 3), np.nan)])
+def test_rows_that_are_no_schedules_are_refused(evaluator, place, value):
+    table = np.tile(KEEP, (48, 1))
+    table[place] = value
+    with pytest.raises(ConfigError, match=r"keep\["):
+        evaluator.evaluate([table])
 
 
 def test_sharing_samples_with_another_selector(micro, samples, evaluator):

@@ -133,6 +133,14 @@ def test_slack_is_filled_and_excess_removed(budget):
         assert [layer for layer in range(1, LAYERS) if fitted[layer] < fitted[layer - 1]] == [1, 3]
 
 
+def test_layers_without_any_token_are_brought_onto_a_budget_too():
+    """All tokens leave at layer 3: any power of 0 is 0, so it is read as a single token."""
+    cost = FlopCost(MODEL, SAMPLES)
+    schedule = fit_to_budget((1.0, 1.0, 1.0, 0.0, 0.0, 0.0), cost, 0.8)
+    assert 0.75 < cost.exact(schedule) <= 0.8
+    assert 0.0 < schedule[3] < 1.0
+
+
 def test_a_budget_of_one_leaves_the_model_whole():
     """Whatever rounding errors the cost of the unpruned model holds."""
     for seed in range(20):

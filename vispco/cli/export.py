@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from vispco.cli.predicting import predict
 from vispco.config import PruningConfig
 from vispco.errors import BudgetError, RunError
 from vispco.runs import RunFolder
@@ -49,12 +50,20 @@ def export(arguments: Sequence[str]) -> None:
     parser.add_argument("--budget", type=float, required=True, help="allowed fraction of the unpruned prefill FLOPs")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument(
+        "--predict",
+        action="store_true",
+        help="ask the run's predictor for a schedule of just this budget, which has not been measured",
+    )
+    parser.add_argument(
         "--project-to-input",
         metavar="SELECTOR",
         help="reduce the schedule to one ratio before the first layer, where SELECTOR chooses",
     )
     options = parser.parse_args(arguments)
-    config = best_within(read_configs(RunFolder(options.run)), options.budget)
+    if options.predict:
+        config = predict(options.run, options.budget)
+    else:
+        config = best_within(read_configs(RunFolder(options.run)), options.budget)
     if options.project_to_input is not None:
         projection = config.project_to_input(selector=options.project_to_input)
         make_selector(projection.config.selector, projection.config.selector_params)
@@ -62,4 +71,5 @@ def export(arguments: Sequence[str]) -> None:
         print(f"{options.output}: keep {projection.ratio:g} before the first layer, not measured. {projection.loses}")
         return
     config.save(options.output)
-    print(f"{options.output}: {config.costs['flops']:.3f} of the unpruned prefill, keep {list(config.keep)}")
+    measured = ", not measured" if options.predict else ""
+    print(f"{options.output}: {config.costs['flops']:.3f} of the unpruned prefill, keep {list(config.keep)}{measured}")

@@ -4,31 +4,49 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from vispco.cli.sampling import candidate, identity, knobs_of, storage_of
 from vispco.cost import FlopCost
 from vispco.evaluation import Candidate, Evaluator, Ledger, Provenance, measure
 from vispco.frontier import Point, best_at_cost, pareto_front
 from vispco.kernels import make_kernel
 from vispco.runs import RunSettings, Tracker
-from vispco.runs.settings import FitPruneMethod, GridMethod, LearnedMethod, SampledMethod, WithdrawalMethod
+from vispco.runs.settings import (
+    AutoPruneMethod,
+    FitPruneMethod,
+    GridMethod,
+    LearnedMethod,
+    SampledMethod,
+    SensitivityMethod,
+    WithdrawalMethod,
+)
 from vispco.search import (
     GRIDS,
+    Answers,
     Calibration,
+    CutProgram,
     FitPruneSearch,
     LearnedSearch,
     LearnedSettings,
+    Measured,
     Proposal,
-    check_knobs,
+    SampledSearch,
+    Space,
     choose_layers,
-    sample,
+    fit_curve,
+    mean_information,
+    retention,
     withdrawal_schedules,
 )
 from vispco.search import Progress as Step
 
-Method = LearnedMethod | GridMethod | SampledMethod | FitPruneMethod | WithdrawalMethod
+Method = (
+    LearnedMethod | GridMethod | SampledMethod | FitPruneMethod | AutoPruneMethod | SensitivityMethod | WithdrawalMethod
+)
 
 
 @contextmanager
@@ -58,6 +76,8 @@ class Found:
         What was measured on the search split.
     forwards : float
         Model FLOPs spent, in forwards of the unpruned model over one sample.
+    answers : Answers or None
+        Schedules for any other budget.
     """
 
     method: str
@@ -66,6 +86,7 @@ class Found:
     front: list[Candidate]
     points: list[Point]
     forwards: float
+    answers: Answers | None = None
 
 
 class Finder:
@@ -80,6 +101,8 @@ class Finder:
         Makes a progress bar from a title and a total.
     cost : FlopCost
     provenance : Provenance
+    folder : Path
+        Of the run.
     """
 
     def __init__(
@@ -89,8 +112,9 @@ class Finder:
         bar: Callable[..., AbstractContextManager[tuple[Progress, TaskID]]],
         cost: FlopCost,
         provenance: Provenance,
+        folder: Path,
     ):
-        self.settings, self.tracker, self.bar = settings, tracker, bar
+        self.settings, self.tracker, self.bar, self.folder = settings, tracker, bar, folder
         self.cost, self.provenance, self.split = cost, provenance, settings.data.search_split
 
     def find(self, method: Method, evaluator: Evaluator) -> Found:
@@ -104,6 +128,10 @@ class Finder:
             return self._sample(method, evaluator)
         if isinstance(method, FitPruneMethod):
             return self._fit(method, evaluator)
+        if isinstance(method, AutoPruneMethod):
+            return self._curve(method, evaluator)
+        if isinstance(method, SensitivityMethod):
+            return self._assign(method, evaluator)
         return self._withdraw(method, evaluator)
 
     def _enumerate(self, method: GridMethod, evaluator: Evaluator) -> Found:
@@ -114,25 +142,33 @@ class Finder:
         return self._best(method.name, candidates, measured, evaluator)
 
     def _sample(self, method: SampledMethod, evaluator: Evaluator) -> Found:
-        settings = self.settings
-        candidates: list[Candidate] = []
-        points: list[Point] = []
+        settings, teaching = self.settings, evaluator.ledger.forwards
+        named = partial(candidate, settings, method)
+        # One evaluator per selector: what it needs of the vision tower is then looked up once, not at every trial.
+        evaluators = {evaluator.selector_name: evaluator}
+
+        def measure_one(number: int, proposal: Proposal) -> Measured:
+            if proposal.selector not in evaluators:
+                evaluators[proposal.selector] = evaluator.share(proposal.selector)
+            spent = evaluator.ledger.forwards
+            (point,) = self._measure(evaluators[proposal.selector], [named(number, proposal)])
+            forwards = evaluator.ledger.forwards - spent
+            return Measured(point.costs[self.cost.name], point.quality["kl"], forwards, point.model_dump(mode="json"))
+
         with self.bar(f"{method.name}: {method.trials} schedules", method.trials) as (bar, task):
-
-            def measure_one(proposal: Proposal) -> tuple[float, float]:
-                params = {**settings.selector.params, **proposal.knobs} if proposal.knobs else None
-                name = f"{method.name} {len(candidates)}"
-                candidates.append(Candidate(name, method.name, proposal.schedule, params=params))
-                (point,) = self._measure(evaluator, candidates[-1:])
-                points.append(point)
-                bar.advance(task)
-                return point.costs[self.cost.name], point.quality["kl"]
-
-            sample(
-                method.name, measure_one, layers=evaluator.replay.layers, steps=settings.kernel.steps,
-                knobs=check_knobs(evaluator.selector, method.tune), trials=method.trials, seed=settings.seed,
+            search = SampledSearch(
+                method.name, Space(evaluator.replay.layers, settings.kernel.steps, knobs_of(settings, method)),
+                settings.budget.values, trials=method.trials, seed=settings.seed,
+                storage=storage_of(method, self.folder), study=method.study or method.name,
+                identity=identity(settings, method, evaluator.samples, self.provenance),
+                report=lambda done: bar.update(task, completed=done),
             )  # fmt: skip
-        return self._best(method.name, candidates, points, evaluator)
+            told = search.run(measure_one)
+        candidates = [named(trial.number, trial.proposal) for trial in told]
+        points = [Point.model_validate(trial.measured.record) for trial in told]
+        found = self._best(method.name, candidates, points, evaluator)
+        found.forwards = teaching + sum(trial.measured.forwards for trial in told)
+        return found
 
     def _best(
         self, method: str, candidates: Sequence[Candidate], points: Sequence[Point], evaluator: Evaluator
@@ -149,7 +185,7 @@ class Finder:
 
     def _learn(self, method: LearnedMethod, evaluator: Evaluator) -> Found:
         settings = self.settings
-        kernel = make_kernel(settings.kernel.name, settings.kernel.steps)
+        kernel = make_kernel(settings.kernel.name, evaluator.replay.layers, settings.kernel.steps)
         options = LearnedSettings(**method.model_dump(exclude={"name", "samples"}))
         with self.bar("learning", options.steps) as (bar, task):
 
@@ -163,7 +199,7 @@ class Finder:
                 evaluator, self.cost, kernel, settings.budget.values, options, seed=settings.seed, report=show
             )
             learned = search.run()
-        best = {
+        front = {
             result.budget: Candidate(
                 f"learned b={result.budget:g}",
                 "learned",
@@ -173,8 +209,10 @@ class Finder:
             )
             for result in learned
         }
+        best = {budget: front[budget] for budget in settings.budget.values}
         search_kl = {result.budget: result.kl for result in learned}
-        return Found("learned", best, search_kl, list(best.values()), [], evaluator.ledger.forwards)
+        spent = evaluator.ledger.forwards
+        return Found("learned", best, search_kl, list(front.values()), [], spent, search.answers)
 
     def _fit(self, method: FitPruneMethod, evaluator: Evaluator) -> Found:
         budgets = self.settings.budget.values
@@ -187,10 +225,35 @@ class Finder:
             result.budget: Candidate(f"fitprune b={result.budget:g}", "fitprune", result.schedule, result.budget)
             for result in fitted
         }
+        return self._as_they_are("fitprune", best, evaluator)
+
+    def _as_they_are(self, method: str, best: dict[float, Candidate], evaluator: Evaluator) -> Found:
+        """One schedule per budget, all of which are worth verifying."""
         front = list(best.values())
         points = self._measure(evaluator, front)
         search_kl = {budget: point.quality["kl"] for budget, point in zip(best, points, strict=True)}
-        return Found("fitprune", best, search_kl, front, points, evaluator.ledger.forwards)
+        return Found(method, best, search_kl, front, points, evaluator.ledger.forwards)
+
+    def _curve(self, method: AutoPruneMethod, evaluator: Evaluator) -> Found:
+        information = mean_information(evaluator)
+        curve = retention(evaluator.replay.layers, information, x0=method.x0, k0=method.k0, gamma=method.gamma)
+        best = {
+            budget: Candidate(f"autoprune b={budget:g}", "autoprune", fit_curve(curve, self.cost, budget), budget)
+            for budget in self.settings.budget.values
+        }
+        return self._as_they_are("autoprune", best, evaluator)
+
+    def _assign(self, method: SensitivityMethod, evaluator: Evaluator) -> Found:
+        budgets = self.settings.budget.values
+        program = CutProgram(self.cost, evaluator.replay.layers, method.ladder)
+        program.check_budgets(budgets)
+        cuts = [Candidate(f"sensitivity {index}", "sensitivity", cut) for index, cut in enumerate(program.cuts)]
+        with self.bar(f"sensitivity: {len(cuts)} cuts", len(evaluator.samples)) as (bar, task):
+            points = self._measure(evaluator, cuts, partial(bar.advance, task))
+        front = program.solve([point.quality["kl"] for point in points])
+        chosen = [Candidate(f"sensitivity b={b:g}", "sensitivity", front.at(b).schedule, b) for b in budgets]
+        points += self._measure(evaluator, chosen)
+        return self._best("sensitivity", [*cuts, *chosen], points, evaluator)  # the single cuts are there to be chosen
 
     def _withdraw(self, method: WithdrawalMethod, evaluator: Evaluator) -> Found:
         schedules = withdrawal_schedules(evaluator.replay.layers, method.first)

@@ -4,21 +4,33 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from vispco.cli.finding import Finder, Found, progress_bar
+from vispco.cli.sampling import knobs_of, storage_of
 from vispco.config import ModelCard
 from vispco.data import Sample, load_samples
 from vispco.engine import load_checkpoint, model_card
 from vispco.errors import BudgetError, ModelError
-from vispco.evaluation import Candidate, Evaluator, Provenance, Quality, measure, measure_downsampled
+from vispco.evaluation import (
+    Candidate,
+    Evaluator,
+    Provenance,
+    Quality,
+    TeacherCache,
+    make_point,
+    measure,
+    measure_downsampled,
+)
 from vispco.frontier import Interval, Point, paired_difference
-from vispco.kernels import make_kernel
+from vispco.kernels import check_kernel
 from vispco.runs import RunSettings, Tracker
 from vispco.runs.settings import LearnedMethod, SampledMethod
-from vispco.search import cheapest_schedule, check_knobs
+from vispco.search import cheapest_schedule
 from vispco.selectors import as_nested, make_selector
 
 FACTORS = (0.9, 0.7, 0.5, 0.3)
@@ -59,10 +71,12 @@ class SearchJob:
     settings : RunSettings
     tracker : Tracker
         Gets loss, violation and multiplier of every learning step.
+    folder : Path
+        Of the run.
     """
 
-    def __init__(self, settings: RunSettings, tracker: Tracker):
-        self.settings, self.tracker = settings, tracker
+    def __init__(self, settings: RunSettings, tracker: Tracker, folder: Path):
+        self.settings, self.tracker, self.folder = settings, tracker, folder
         self.console = Console(stderr=True)
         self._bar = partial(progress_bar, console=self.console, shown=settings.progress)
 
@@ -82,20 +96,25 @@ class SearchJob:
         methods = (settings.search, *settings.baseline.methods)
         for method in methods:
             if isinstance(method, SampledMethod):
-                check_knobs(chooser, method.tune)
-        make_kernel(settings.kernel.name, settings.kernel.steps)
+                knobs_of(settings, method)
+                storage_of(method, self.folder)
+        check_kernel(settings.kernel.name, settings.kernel.steps)
         model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
         provenance = Provenance.of(model, processor, settings.seed)
         card = model_card(model, settings.model.path)
         searching = load_samples(data.path, data.search_split, data.search_samples, seed=data.seed)
         reporting = load_samples(data.path, data.report_split, data.report_samples, seed=data.seed)
-        size = data.batch_size
+        cache = TeacherCache(limit=int(data.cache_gib * 2**30)) if data.cache_gib else None
+        evaluator_on = partial(
+            Evaluator, model, processor, selector=selector.name, selector_params=selector.params,
+            batch_size=data.batch_size, cache=cache,
+        )  # fmt: skip
         with self._bar("unpruned answers"):
-            evaluator = Evaluator(model, processor, searching, selector.name, selector.params, batch_size=size)
+            evaluator = evaluator_on(searching)
         cost = evaluator.cost(settings.cost.name)
         for budget in settings.budget.values:
             cost.check_budget(budget, cheapest_schedule(card.layers))
-        finder = Finder(settings, self.tracker, self._bar, cost, provenance)
+        finder = Finder(settings, self.tracker, self._bar, cost, provenance, self.folder)
         found = [finder.find(method, evaluator) for method in methods]
         if not found[0].best:
             front = {candidate.name for candidate in found[0].front}
@@ -105,7 +124,7 @@ class SearchJob:
                 f"{list(settings.budget.values)}; its cheapest costs {least:.3f}, raise a budget or extend the ladder"
             )
         with self._bar("unpruned answers of the report split"):
-            report = Evaluator(model, processor, reporting, selector.name, selector.params, batch_size=size)
+            report = evaluator_on(reporting)
         measured = self._verify(report, found, provenance, card.layers)
         rows = self._rows(found, measured)
         points = [point for point, _ in measured.values()]
@@ -130,6 +149,8 @@ class SearchJob:
             ]
             with self._optional(control):
                 measured |= self._measure_on(report.share(control, params), group, provenance)
+        if main.answers is not None and main.answers.features is not None:
+            measured |= self._measure_each(report, main, provenance)
         with self._optional("downsampled"):
             split = self.settings.data.report_split
             for point, quality in measure_downsampled(
@@ -147,6 +168,23 @@ class SearchJob:
         with self._bar(title, len(report.samples)) as (bar, task):
             found = measure(report, cost, candidates, provenance, split=split, advance=partial(bar.advance, task))
         return {point.name: (point, quality) for point, quality in found}
+
+    def _measure_each(self, report: Evaluator, main: Found, provenance: Provenance) -> dict[str, Measured]:
+        """Points of the predictor's schedules per sample; their ``keep`` is the mean over samples."""
+        assert main.answers is not None
+        cost, measured = report.cost(self.settings.cost.name), {}
+        for budget in main.best:
+            schedules = main.answers.each(budget, report.batches, cost)
+            [quality] = report.evaluate([schedules])
+            name = f"{main.method} per sample b={budget:g}"
+            keep = tuple(np.minimum.accumulate(np.mean(schedules, axis=0)).tolist())
+            point = make_point(
+                Candidate(name, f"{main.method} per sample", keep, budget), quality, report.samples,
+                {cost.name: cost.exact_each(schedules)}, provenance, split=self.settings.data.report_split,
+                selector=report.selector_name, selector_params=report.selector_params,
+            )  # fmt: skip
+            measured[name] = (point, quality)
+        return measured
 
     @contextmanager
     def _optional(self, control: str) -> Iterator[None]:

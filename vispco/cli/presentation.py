@@ -25,7 +25,7 @@ def report_data(settings: RunSettings, outcome: Outcome, run: str, versions: Map
         "run": run,
         "model": f"{outcome.card.name} ({outcome.card.type}, {outcome.card.layers} layers)",
         "model fingerprint": outcome.card.fingerprint,
-        "selector": settings.selector.name,
+        "selector": " + ".join(settings.selectors),
         "search": f"{outcome.found[0].method}, seed {settings.seed}",
         "searched on": f"{settings.data.search_samples} samples, {settings.data.search_split} split",
         "reported on": f"{len(outcome.samples)} samples, {settings.data.report_split} split",
@@ -33,7 +33,7 @@ def report_data(settings: RunSettings, outcome: Outcome, run: str, versions: Map
         **versions,
     }
     return ReportData(
-        title=f"{outcome.card.name}: {settings.selector.name} under a FLOPs budget",
+        title=f"{outcome.card.name}: {' + '.join(settings.selectors)} under a FLOPs budget",
         facts=list(facts.items()),
         points=outcome.points,
         budgets=[BudgetRow(row.budget, row.point, row.rival, row.regret) for row in outcome.rows],
@@ -65,7 +65,7 @@ def _gallery(settings: RunSettings, outcome: Outcome) -> list[Overlay]:
     """Samples of different slices under the configuration nearest to half of the cost, answered by ``generate``."""
     row = min(outcome.rows, key=lambda row: abs(row.point.costs["flops"] - 0.5))
     config = PruningConfig(
-        selector=settings.selector.name,
+        selector=row.point.selector,
         selector_params=row.point.selector_params,
         keep=row.point.keep,
         model=outcome.card,

@@ -24,7 +24,7 @@ def configs(settings: RunSettings, outcome: Outcome, run: str, versions: Mapping
     }
     return [
         PruningConfig(
-            selector=settings.selector.name,
+            selector=row.point.selector,
             selector_params=row.point.selector_params,
             keep=row.point.keep,
             model=outcome.card,

@@ -17,6 +17,7 @@ from rich.table import Table
 
 import vispco
 from vispco.cli.job import Outcome, SearchJob
+from vispco.cli.predicting import FILE, predictor_file
 from vispco.cli.presentation import report_data
 from vispco.cli.result import configs, frontier_record, summary
 from vispco.errors import InputError, RunError
@@ -72,7 +73,7 @@ def run(composed: DictConfig, path: Path) -> Outcome:
     tracker = _tracker(settings, folder, plain)
     failed = True
     try:
-        outcome = SearchJob(settings, tracker).run()
+        outcome = SearchJob(settings, tracker, folder.path).run()
         _write(folder, settings, outcome, tracker)
         failed = False
     finally:
@@ -97,10 +98,13 @@ def _write(folder: RunFolder, settings: RunSettings, outcome: Outcome, tracker: 
         "python": platform.python_version(),
     }
     folder.write_json("frontier.json", frontier_record(settings, outcome, folder.path.name, versions))
-    title = f"{outcome.card.name}, {settings.selector.name}"
+    title = f"{outcome.card.name}, {' + '.join(settings.selectors)}"
     plot_frontiers(outcome.points, folder.figure, title=title)
     plot_schedules([(row.budget, row.point.keep) for row in outcome.rows], folder.schedules, title=title)
     write_report(folder.report, report_data(settings, outcome, folder.path.name, versions))
+    predictor = predictor_file(settings, outcome, folder.path.name)
+    if predictor is not None:
+        folder.write(FILE, predictor)
     files = {"points.jsonl": folder.points, "frontier.json": folder.frontier, "frontier.png": folder.figure}
     for config in configs(settings, outcome, folder.path.name, versions):
         name = f"config-{config.budget:g}.json"

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from vispco.errors import BudgetError, ModelError
+from vispco.errors import BudgetError, ConfigError, ModelError
 from vispco.schedule import check_keep, keep_counts
 
 Number = TypeVar("Number", float, Tensor)
@@ -217,6 +217,7 @@ class FlopCost:
         self.config = config
         self.shape = DecoderShape.of(config)
         self.selection = selection
+        self.tokens = list(tokens)
         kinds = sorted(set(tokens))
         self.kinds = kinds
         self.weights = [tokens.count(kind) / len(tokens) for kind in kinds]
@@ -239,6 +240,28 @@ class FlopCost:
         # Both sums in the same order, so that the unpruned schedule costs 1.0 and not a rounding error more.
         spent = sum(w * report.total for w, report in zip(self.weights, reports, strict=True))
         return spent / sum(w * report.unpruned for w, report in zip(self.weights, reports, strict=True))
+
+    def exact_each(self, keeps: Sequence[Sequence[float]]) -> float:
+        """:meth:`exact` where every sample has a schedule of its own.
+
+        Parameters
+        ----------
+        keeps : sequence of schedules, one per sample in the order of ``tokens``
+
+        Raises
+        ------
+        ConfigError
+            If they are not as many as the samples, or one is not a schedule for this model.
+        """
+        if len(keeps) != len(self.tokens):
+            raise ConfigError(
+                f"{len(keeps)} schedules were given for {len(self.tokens)} samples; give one for each, in their order"
+            )
+        reports = [
+            count_flops(self.config, text, visual, keep, self.selection, *others)
+            for keep, (text, visual, *others) in zip(keeps, self.tokens, strict=True)
+        ]
+        return sum(report.total for report in reports) / sum(report.unpruned for report in reports)
 
     def soft(self, ratios: Tensor) -> Tensor:
         """Differentiable twin without rounding and without selection.

@@ -38,7 +38,7 @@ def load_samples(path: str, split: str, count: int, *, seed: int = 0, cache: Pat
         raise DataError(f"seed {seed} of shapes world is below 0; choose one from 0 on")
     if path == "shapes" and split not in shapes.SPLITS:
         raise DataError(f"split {split!r} is unknown in shapes world; choose one of {', '.join(shapes.SPLITS)}")
-    table = _stored_shapes(split, count, seed, cache or _user_cache()) if path == "shapes" else Path(path)
+    table = _stored_shapes(split, count, seed, cache or user_cache()) if path == "shapes" else Path(path)
     samples = list(islice((s for s in read_tsv(table) if s.split in ("", split)), count))
     if not samples:
         raise DataError(f"{path}: no samples of split {split!r}; check the `split` column")
@@ -62,5 +62,6 @@ def _stored_shapes(split: str, count: int, seed: int, cache: Path) -> Path:
     return table
 
 
-def _user_cache() -> Path:
+def user_cache() -> Path:
+    """``vispco`` in the user's cache folder, which ``XDG_CACHE_HOME`` names."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vispco"

@@ -1,10 +1,16 @@
-"""The embedded default: shapes world and the micro model trained on it, both opened like any user's own."""
+"""The embedded default: shapes world and the micro models trained on it, opened like any user's own."""
 
 from pathlib import Path
 
 from vispco.embedded import shapes
 
-MODELS = {"micro-llava": Path(__file__).parent / "micro_llava"}
+_HERE = Path(__file__).parent
+
+MODELS = {
+    "micro-llava": _HERE / "micro_llava",
+    "micro-qwen2.5-vl": _HERE / "micro_qwen2_5_vl",
+    "micro-gemma3": _HERE / "micro_gemma3",
+}
 """Checkpoint folders that come with the package."""
 
 

@@ -2,6 +2,7 @@
 
 from vispco.engine.attention import observed_attention
 from vispco.engine.checkpoint import fingerprint, load_checkpoint, model_card
+from vispco.engine.losses import relaxed_losses
 from vispco.engine.pruning import Pruned, prune
 from vispco.engine.replay import Captured, Replay
 from vispco.engine.tower import TOWER
@@ -16,4 +17,5 @@ __all__ = [
     "model_card",
     "observed_attention",
     "prune",
+    "relaxed_losses",
 ]

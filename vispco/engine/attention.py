@@ -100,7 +100,19 @@ def _report(
         raise ModelError(refusals.WEIGHTS_SOFTCAP)
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    return policy_attention(query, key, value, mask, prefill.policy.to(query.device), scaling)
+    tokens, tail = query.shape[2], prefill.tail
+    if tail is not None:
+        query, mask = query[:, :, -tail:], _last_rows(mask, tokens, tail, query.device)
+    out = policy_attention(query, key, value, mask, prefill.policy.to(query.device), scaling)
+    return out if tail is None else F.pad(out, (0, 0, 0, 0, tokens - tail, 0))
+
+
+def _last_rows(mask: Tensor | None, tokens: int, tail: int, device: torch.device) -> Tensor:
+    """The mask of the last ``tail`` queries, shape (batch or 1, 1, tail or 1, tokens)."""
+    if mask is None:
+        places = torch.arange(tokens, device=device)
+        return (places[None] <= places[-tail:, None])[None, None]
+    return mask[..., -tail:, :]
 
 
 def _register(backend: str) -> None:

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vispco.config import ModelCard
 from vispco.embedded import locate
 from vispco.engine.compat import stable_name
 from vispco.engine.families import check_supported, describe
+from vispco.engine.processing import open_processor
 from vispco.errors import ModelError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -55,7 +56,7 @@ def load_checkpoint(path: str, dtype: str = "float32", attention: str = "sdpa") 
         opened: Any = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=DTYPES[dtype], attn_implementation=attention, local_files_only=True, output_loading_info=True
         )
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        processor = open_processor(folder)
     except Exception as error:  # transformers, tokenizers and safetensors raise too many kinds to list
         raise ModelError(f"{path}: cannot be opened ({_first_line(error)}); save the checkpoint again") from None
     model, loading = opened

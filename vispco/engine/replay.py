@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vispco.engine import refusals
@@ -27,6 +28,9 @@ from vispco.engine.tower import watched_tower
 from vispco.errors import ModelError
 from vispco.schedule import keep_counts
 from vispco.selectors import Selector
+
+WHOLE = 0.01
+"""Tokens that a schedule may be short of all of them and still count as whole: the step kernels' far tails."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,22 @@ def _bypassed(layers: nn.ModuleList, visit: Callable[[int, Tensor, dict[str, Any
                 layer.forward = before
 
 
+@contextmanager
+def _short_mlp(layer: Any, tail: int | None) -> Iterator[None]:
+    """Inside the block the MLP runs on the last ``tail`` tokens alone, and gives zeros for the others."""
+    if tail is None:
+        yield
+        return
+    own, whole = vars(layer.mlp).get("forward"), layer.mlp.forward
+    layer.mlp.forward = lambda hidden: F.pad(whole(hidden[:, -tail:]), (0, 0, hidden.shape[1] - tail, 0))
+    try:
+        yield
+    finally:
+        del layer.mlp.forward
+        if own is not None:
+            layer.mlp.forward = own
+
+
 class _Stop(Exception):
     """Ends the capturing forward at the last decoder layer."""
 
@@ -198,7 +218,8 @@ class Replay:
         """Run decoder layer ``index`` on the tokens of ``prefill``; shapes (batch, tokens, width)."""
         flash = is_flash(self.family.decoder.config._attn_implementation)  # type: ignore[union-attr,arg-type]
         given = {**prefill.layer_arguments(captured.arguments[index], hidden, flash=flash), ARGUMENT: prefill}
-        output: Tensor | tuple[Tensor, ...] = self.family.layers[index](hidden, **given)
+        with _short_mlp(self.family.layers[index], prefill.tail):
+            output: Tensor | tuple[Tensor, ...] = self.family.layers[index](hidden, **given)
         return output[0] if isinstance(output, tuple) else output
 
     def logits(self, hidden: Tensor, prefill: Prefill, rows: Tensor) -> Tensor:
@@ -234,7 +255,7 @@ class Replay:
         ----------
         captured : Captured
         ratios : Tensor, shape (schedules, layers)
-            Every schedule runs on every sample; layer 0, which stays whole, runs once for all of them.
+            Every schedule runs on every sample; layers before the first cut of all of them run once, without gradient.
         rows : Tensor, shape (batch, answers)
         temperature : float
             Width of the soft rank as a fraction of the visual tokens.
@@ -257,28 +278,84 @@ class Replay:
         ModelError
             Where keys cannot be weighted: flash backends, float16, attention logits with a bound.
         """
+        self.check_weights()
+        first, number = first_cut(ratios, captured), len(ratios)
+        start, hidden = self.whole(captured, self.start(captured), captured.hidden, 0, first)
+        every = torch.arange(len(hidden), device=hidden.device).repeat(number)
+        many, each = captured.select(every), ratios.repeat_interleave(len(hidden), dim=0)
+        if visit:
+            for _ in range(1, first):
+                visit(many.visual_tokens)
+        values = {name: value.repeat_interleave(len(hidden)) for name, value in (knobs or {}).items()}
+        prefill = RelaxedPrefill(start.select(every), temperature=temperature, hard=hard)
+        logits = self.weighted(
+            many, prefill, hidden[every], first, each, rows[every.to(rows.device)], values,
+            checkpointing=checkpointing, visit=visit,
+        )  # fmt: skip
+        return logits.view(number, -1, *logits.shape[1:])
+
+    def check_weights(self) -> None:
+        """Raise :class:`vispco.errors.ModelError` if the attention backend cannot weight keys."""
         if is_flash(self.family.decoder.config._attn_implementation):  # type: ignore[union-attr,arg-type]
             raise ModelError(refusals.WEIGHTS_FLASH)
-        c, number = captured, len(ratios)
-        first = self.start(c)
-        with torch.no_grad():
-            first, hidden = first.enter(0, first.counts, c.hidden, c.arguments[0])
-            hidden = self.layer(0, hidden, first, c)
-        every = torch.arange(len(hidden), device=hidden.device).repeat(number)
-        hidden, many = hidden[every], c.select(every)
-        prefill = RelaxedPrefill(first.select(every), temperature=temperature, hard=hard)
+
+    @torch.no_grad()
+    def whole(
+        self, captured: Captured, prefill: Prefill, hidden: Tensor, start: int, stop: int
+    ) -> tuple[Prefill, Tensor]:
+        """State and output of layer ``stop - 1`` after layers ``start`` to ``stop - 1`` on all tokens."""
+        for index in range(start, stop):
+            prefill, hidden = prefill.enter(index, prefill.counts, hidden, captured.arguments[index])
+            prefill.watch = index == stop - 1
+            hidden = self.layer(index, hidden, prefill, captured)
+        return prefill, hidden
+
+    def weighted(
+        self,
+        captured: Captured,
+        prefill: RelaxedPrefill,
+        hidden: Tensor,
+        first: int,
+        ratios: Tensor,
+        rows: Tensor,
+        knobs: Mapping[str, Tensor],
+        *,
+        checkpointing: bool = False,
+        visit: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:
+        """Logits (batch, answers, vocabulary) with tokens weighted from layer ``first`` on.
+
+        Parameters
+        ----------
+        captured : Captured
+        prefill, hidden
+            State and output of the layer before ``first``.
+        first : int
+        ratios : Tensor, shape (batch, layers)
+            One schedule per sample.
+        rows : Tensor, shape (batch, answers)
+        knobs : mapping of str to Tensor, shape (batch,)
+        checkpointing, visit
+            As of :meth:`relaxed`.
+        """
         if knobs:
-            values = {name: value.repeat_interleave(len(c.hidden)) for name, value in knobs.items()}
-            prefill.selector, prefill.learns_knobs = self.selector.tuned(**values), True
-        each = ratios.repeat_interleave(len(c.hidden), dim=0)
-        for index in range(1, self.layers):
-            prefill, hidden = prefill.weigh(index, each[:, index], hidden, many.arguments[index])
+            prefill.selector, prefill.learns_knobs = self.selector.tuned(**knobs), True
+        for index in range(first, self.layers):
+            prefill, hidden = prefill.weigh(index, ratios[:, index], hidden, captured.arguments[index])
             if visit:
-                visit(many.visual_tokens if hard else prefill.alive.sum(dim=1))
-            run = (index, hidden, prefill, many)
+                visit(captured.visual_tokens if prefill.hard else prefill.alive.sum(dim=1))
+            if index == self.layers - 1:
+                prefill.tail = hidden.shape[1] - int(prefill.place_of(rows).min())
+            run = (index, hidden, prefill, captured)
             hidden = checkpoint(self.layer, *run, use_reentrant=False) if checkpointing else self.layer(*run)
-        logits = self.logits(hidden, prefill, rows[every.to(rows.device)])
-        return logits.view(number, -1, *logits.shape[1:])
+        return self.logits(hidden, prefill, rows)
+
+
+def first_cut(ratios: Tensor, captured: Captured) -> int:
+    """First layer from 1 on at which one of the schedules, shape (schedules, layers), takes a token; else the last."""
+    most = int(captured.visual_tokens.max()) if len(captured.hidden) else 0
+    falls = ((1 - ratios.detach()) * most >= WHOLE).any(dim=0)[1:-1]
+    return 1 + int(falls.nonzero()[0, 0]) if bool(falls.any()) else len(falls) + 1
 
 
 __all__ = ["Captured", "Replay", "observed_attention"]

@@ -52,6 +52,8 @@ class Running:
         """Places of the visual tokens that run among all of them, shape (batch, left), padded; None while all do."""
         self.policy: Tensor | None = None
         """Weight of every token that runs, shape (batch, tokens), if they are weighted."""
+        self.tail: int | None = None
+        """How many tokens at the end of a weighted layer's output anybody will look at; None for all."""
         self.sizes = self.alive.float()
         """Original tokens in every visual token, shape (batch, visual)."""
         self.merged: Tensor | None = None

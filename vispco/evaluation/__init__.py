@@ -1,10 +1,11 @@
 """Quality and cost of schedules on samples."""
 
+from vispco.evaluation.cache import TeacherCache
 from vispco.evaluation.downsampling import downsample, measure_downsampled, smaller_images
 from vispco.evaluation.evaluator import Evaluator, Quality, TeacherBatch
 from vispco.evaluation.generation import generate_answers
 from vispco.evaluation.ledger import Ledger
-from vispco.evaluation.measure import Candidate, Provenance, measure
+from vispco.evaluation.measure import Candidate, Provenance, make_point, measure
 from vispco.evaluation.prompts import prepare, prompt_fingerprint, prompt_text
 
 __all__ = [
@@ -14,8 +15,10 @@ __all__ = [
     "Provenance",
     "Quality",
     "TeacherBatch",
+    "TeacherCache",
     "downsample",
     "generate_answers",
+    "make_point",
     "measure",
     "measure_downsampled",
     "prepare",

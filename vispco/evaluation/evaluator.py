@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from vispco.cost import DecoderShape, FlopCost, make_cost
 from vispco.data import Sample
 from vispco.engine import TOWER, Captured, Replay, observed_attention
+from vispco.engine.prefill import Prefill
+from vispco.errors import ConfigError
+from vispco.evaluation.cache import TeacherCache, batch_origin, model_origin
 from vispco.evaluation.ledger import Ledger
 from vispco.evaluation.prompts import END, NOTHING, prepare
-from vispco.schedule import keep_counts
+from vispco.schedule import check_keep, keep_counts
 from vispco.selectors import make_selector
 
 Schedule = tuple[float, ...]
@@ -39,6 +42,15 @@ class Quality:
 
     kl: NDArray[np.float64]
     score: NDArray[np.float64]
+
+    @property
+    def lost(self) -> NDArray[np.float64]:
+        """``1 - exp(-kl)`` per sample, in 0..1: what a sure teacher's answer has lost of its probability.
+
+        A bounded twin of KL (it bounds the squared total variation; Bretagnolle and Huber 1979): a few samples that
+        fail altogether do not rule its mean.
+        """
+        return -np.expm1(-self.kl)
 
 
 @dataclass(frozen=True)
@@ -80,8 +92,11 @@ class Evaluator:
     selector : str
     selector_params : mapping
     ledger : Ledger or None
-        Charged with every layer that runs.
+        Charged with every layer that runs, and with the unpruned answers even if they come from a cache: what a search
+        is said to cost must not depend on what ran before it.
     batch_size : int
+    cache : TeacherCache or None
+        Where unpruned answers are kept between runs; nowhere if None. Results are the same bit by bit.
     """
 
     def __init__(
@@ -94,6 +109,7 @@ class Evaluator:
         *,
         ledger: Ledger | None = None,
         batch_size: int = 125,
+        cache: TeacherCache | None = None,
     ):
         self.samples, self.processor = samples, processor
         self.ledger = ledger if ledger is not None else Ledger()
@@ -104,9 +120,10 @@ class Evaluator:
         self.model = model
         stops = model.generation_config.eos_token_id
         self._stops = torch.tensor([stops] if isinstance(stops, int) else list(stops or []), dtype=torch.int64)
+        origin = {} if cache is None else model_origin(model)
         with observed_attention(self.replay.family):
             starts = range(0, len(samples), batch_size)
-            self.batches = [self._teach(processor, samples[start : start + batch_size]) for start in starts]
+            self.batches = [self._teach(samples[start : start + batch_size], cache, origin) for start in starts]
 
     def share(self, selector: str, selector_params: Mapping[str, Any] | None = None) -> "Evaluator":
         """The same samples and teacher under another selector."""
@@ -150,21 +167,34 @@ class Evaluator:
         return make_cost(name, self.model.config, tokens, self.selector.flops)
 
     def evaluate(
-        self, schedules: Sequence[Schedule], *, limit: int | None = None, advance: Callable[[int], None] | None = None
+        self,
+        schedules: Sequence[Sequence[float] | ArrayLike],
+        *,
+        limit: int | None = None,
+        advance: Callable[[int], None] | None = None,
     ) -> list[Quality]:
         """Quality of every schedule, tokens physically dropped.
 
         Parameters
         ----------
         schedules : sequence of schedules
+            Each of shape (layers,), or (samples, layers) with a schedule for every sample in their order; both kinds
+            may be mixed.
         limit : int or None
             Use the first ``limit`` samples only.
         advance : callable or None
             Called with the number of samples done, for a progress bar.
+
+        Raises
+        ------
+        ConfigError
+            If a schedule is not for as many layers or samples, or one of a sample's own is none.
         """
+        tables = [self._table(schedule) for schedule in schedules]
         kl: list[list[Tensor]] = [[] for _ in schedules]
         score: list[list[Tensor]] = [[] for _ in schedules]
         left = len(self.samples) if limit is None else min(limit, len(self.samples))
+        first = 0
         with observed_attention(self.replay.family), torch.no_grad():
             for batch in self.batches:
                 if left <= 0:
@@ -172,7 +202,8 @@ class Evaluator:
                 part = batch if len(batch.rows) <= left else batch.select(torch.arange(left))
                 left -= len(part.rows)
                 start = self.replay.start(part.captured)
-                counts = [keep_counts(schedule, start.counts, start.floor) for schedule in schedules]
+                counts = [_counts(table, first, start) for table in tables]
+                first += len(part.rows)
                 for index, logits in self._walk(part, start, counts):
                     kl[index].append(part.divergence(logits).double())
                     score[index].append(self.right(part, logits).double())
@@ -180,13 +211,35 @@ class Evaluator:
                     advance(len(part.rows))
         return [Quality(torch.cat(k).numpy(), torch.cat(s).numpy()) for k, s in zip(kl, score, strict=True)]
 
-    def _teach(self, processor: Any, samples: Sequence[Sample]) -> TeacherBatch:
-        batch = prepare(processor, samples)
+    def _table(self, schedule: Sequence[float] | ArrayLike) -> Tensor:
+        """A schedule, shape (layers,), or one per sample, shape (samples, layers); float64."""
+        table = torch.as_tensor(schedule, dtype=torch.float64)
+        shapes = (self.replay.layers,), (len(self.samples), self.replay.layers)
+        if table.shape not in shapes:
+            raise ConfigError(
+                f"a schedule of shape {tuple(table.shape)} cannot be used; give {shapes[0]}, a ratio for every layer, "
+                f"or {shapes[1]}, such a row for every sample"
+            )
+        for row in table.tolist() if table.dim() == 2 else ():
+            check_keep(row)
+        return table
+
+    def _teach(self, samples: Sequence[Sample], cache: TeacherCache | None, origin: Mapping[str, str]) -> TeacherBatch:
+        batch = prepare(self.processor, samples)
         captured = self.replay.capture(batch.inputs, batch.query)
-        full = self.replay.run(captured, (1.0,) * self.replay.layers, batch.rows)
-        text = batch.prompt_tokens - captured.visual_tokens
+
+        def run() -> Tensor:
+            full = self.replay.run(captured, (1.0,) * self.replay.layers, batch.rows)
+            return full.float().log_softmax(dim=-1)
+
+        if cache is None:
+            teacher = run()
+        else:
+            place = {**origin, **batch_origin({**batch.inputs, "rows": batch.rows})}
+            teacher = cache.recall(place, tuple(batch.rows.shape), run).to(captured.hidden.device)
         self.ledger.add_forwards(len(samples))
-        return TeacherBatch(captured, batch.rows, batch.targets, full.float().log_softmax(dim=-1), text)
+        text = batch.prompt_tokens - captured.visual_tokens
+        return TeacherBatch(captured, batch.rows, batch.targets, teacher, text)
 
     def _walk(self, batch: TeacherBatch, start: Any, counts: list[Tensor]) -> list[tuple[int, Tensor]]:
         """Logits of every schedule, depth first through the tree of common beginnings."""
@@ -225,3 +278,12 @@ class Evaluator:
         ends = torch.isin(said, self._stops) if len(self._stops) else torch.ones_like(said, dtype=torch.bool)
         right = torch.where(batch.targets == END, ends, said == batch.targets)
         return (right | (batch.targets == NOTHING)).all(dim=1)
+
+
+def _counts(table: Tensor, first: int, start: Prefill) -> Tensor:
+    """Visual tokens to keep in every layer of the batch that begins at sample ``first``; shape (layers, batch)."""
+    if table.dim() == 1:
+        return keep_counts(table, start.counts, start.floor)
+    rows = table[first : first + len(start.counts)]
+    each = [keep_counts(*sample) for sample in zip(rows, start.counts, start.floor, strict=True)]
+    return torch.stack(each, dim=1)

@@ -26,7 +26,9 @@ class Candidate:
     schedule : schedule
     budget : float or None
     params : dict or None
-        Settings of the selector; those of the evaluator if None.
+        Settings of the selector; if None, those of the evaluator, or the defaults of another selector.
+    selector : str or None
+        Which one; that of the evaluator if None.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Candidate:
     schedule: Schedule
     budget: float | None = None
     params: Mapping[str, JsonValue] | None = None
+    selector: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,22 +72,23 @@ def measure(
 ) -> list[tuple[Point, Quality]]:
     """Evaluate every candidate, and keep its per-sample quality for paired intervals.
 
-    Candidates with the same settings of the selector are evaluated together. Progress counts the samples of all of
-    them as one pass.
+    Candidates with the same selector and settings are evaluated together. Progress counts the samples of all of them as
+    one pass.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for index, candidate in enumerate(candidates):
-        groups[repr(candidate.params)].append(index)
+        groups[repr((candidate.selector or evaluator.selector_name, candidate.params))].append(index)
     measured: dict[int, tuple[Point, Quality]] = {}
     for members in groups.values():
-        own, params = evaluator, candidates[members[0]].params
-        if params is not None:
-            own = evaluator.share(evaluator.selector_name, params)
-            cost = own.cost(cost.name)
+        own, own_cost, first = evaluator, cost, candidates[members[0]]
+        selector = first.selector or evaluator.selector_name
+        if first.params is not None or selector != evaluator.selector_name:
+            own = evaluator.share(selector, first.params)
+            own_cost = own.cost(cost.name)
         step = None if advance is None else _part_of(advance, len(members) / len(candidates))
         found = own.evaluate([candidates[index].schedule for index in members], advance=step)
         for index, quality in zip(members, found, strict=True):
-            costs = {cost.name: cost.exact(candidates[index].schedule)}
+            costs = {cost.name: own_cost.exact(candidates[index].schedule)}
             point = make_point(
                 candidates[index], quality, own.samples, costs, provenance,
                 split=split, selector=own.selector_name, selector_params=own.selector_params,

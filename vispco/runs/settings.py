@@ -1,9 +1,9 @@
 """The composed configuration of a search, validated before any work is done."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from vispco.errors import ConfigError
 
@@ -34,6 +34,7 @@ class DataSettings(_Group):
     report_samples: Positive
     batch_size: Positive
     max_new_tokens: Positive
+    cache_gib: Annotated[float, Field(ge=0.0)]
 
 
 class SelectorSettings(_Group):
@@ -44,10 +45,10 @@ class SelectorSettings(_Group):
 
 
 class KernelSettings(_Group):
-    """The family of schedules that is learned."""
+    """The family of schedules that is learned; ``steps`` is for kernels that have several."""
 
     name: str
-    steps: int
+    steps: int = 1
 
 
 class CostSettings(_Group):
@@ -67,34 +68,43 @@ class LearnedMethod(_Group):
 
     name: Literal["learned"]
     samples: Positive
+    predictor: bool
+    anchors: Positive
+    per_sample: bool
     steps: Positive
     batch: Positive
     starts: Positive
-    survivors: Positive
-    centre_lr: Annotated[float, Field(gt=0.0)]
     lr: Annotated[float, Field(gt=0.0)]
-    trial: Ratio
     dual_every: Positive
     temperature: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]]
     sharpness: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]]
     straight_through: bool
-    probe_ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)]
-    start_levels: Annotated[int, Field(ge=2)]
-    neighbours: Positive
-    finalists: Positive
+    probe_ratios: Annotated[tuple[Ratio, ...], Field(min_length=2)]
     probe_samples: Positive
+    start_levels: Annotated[int, Field(ge=2)]
     select_samples: Positive
     tune: tuple[str, ...]
     knob_lr: Annotated[float, Field(gt=0.0)]
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.predictor and self.starts > 1:
+            raise ValueError("a predictor has one start per budget; give starts=1 or predictor=false")
+        if self.per_sample and not self.predictor:
+            raise ValueError("per_sample=true needs predictor=true")
+        return self
+
 
 class SampledMethod(_Group):
-    """Schedules with knobs of the selector, as an Optuna sampler proposes them."""
+    """Schedules with selectors and knobs of them, as an Optuna sampler proposes them; in memory unless told."""
 
     name: Literal["random", "tpe", "nsga2"]
     trials: Positive
     samples: Positive
     tune: tuple[str, ...]
+    selectors: tuple[str, ...] = ()
+    storage: str | None = None
+    study: str | None = None
 
 
 class GridMethod(_Group):
@@ -110,6 +120,24 @@ class FitPruneMethod(_Group):
     name: Literal["fitprune"]
     samples: Positive
     bracket: Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class AutoPruneMethod(_Group):
+    """A logistic retention curve; see :mod:`vispco.search.autoprune`."""
+
+    name: Literal["autoprune"]
+    samples: Positive
+    x0: float
+    k0: Annotated[float, Field(ge=0.0)]
+    gamma: Annotated[float, Field(ge=0.0)]
+
+
+class SensitivityMethod(_Group):
+    """Single cuts on a ladder and a program over them; see :mod:`vispco.search.sensitivity`."""
+
+    name: Literal["sensitivity"]
+    samples: Positive
+    ladder: Annotated[tuple[Ratio, ...], Field(min_length=1)]
 
 
 class WithdrawalMethod(_Group):
@@ -152,12 +180,25 @@ class RunSettings(_Group):
     cost: CostSettings
     budget: BudgetSettings
     search: Annotated[
-        LearnedMethod | GridMethod | SampledMethod | FitPruneMethod | WithdrawalMethod, Field(discriminator="name")
+        LearnedMethod
+        | GridMethod
+        | SampledMethod
+        | FitPruneMethod
+        | AutoPruneMethod
+        | SensitivityMethod
+        | WithdrawalMethod,
+        Field(discriminator="name"),
     ]
     baseline: BaselineSettings
     tracker: Annotated[NoTrackerSettings | WandbSettings, Field(discriminator="name")]
     seed: Annotated[int, Field(ge=0)]
     progress: bool
+
+    @property
+    def selectors(self) -> tuple[str, ...]:
+        """Names of the selectors that the search chooses from."""
+        several = self.search.selectors if isinstance(self.search, SampledMethod) else ()
+        return several or (self.selector.name,)
 
     @classmethod
     def parse(cls, composed: Mapping[str, Any]) -> "RunSettings":

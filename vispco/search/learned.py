@@ -1,20 +1,23 @@
 """The learned search: schedules for many budgets by gradient, in one run.
 
-1. *Start*: single cuts are probed at every layer (:class:`vispco.search.probe.Damage`), and the best predicted
-   schedules within each budget, with different cut layers, become its particles: rows of kernel parameters.
-2. *Train*: all particles see the same samples. The objective of a particle with budget b is, with the soft cost C and
-   an augmented Lagrangian AL::
+1. *Start*: single cuts are probed at every layer (:class:`vispco.search.probe.Damage`), and the best predicted schedules
+   of the kernel within each budget are where training starts: cut layers are chosen there, because a gradient does not
+   cross the walls between them.
+2. *Train*: all schedules see the same samples. The objective of one with budget b is, with the soft cost C, an augmented
+   Lagrangian AL, and the loss ``1 - exp(-KL)`` averaged over samples::
 
-       log(KL + 0.01) + AL(C(r) - b)
+       log(mean loss + 0.01) + AL(C(r) - b)
 
    The logarithm has the same minimiser and puts all budgets on one scale. Masks soften and steps flatten at the start
    and harden towards the end (temperature, sharpness). The multiplier answers to the exact cost of integer counts.
-   After part of the run the worse starts of every budget are given up.
-3. *Select*: starts and survivors are hardened, brought exactly onto the nearest budgets, and measured with tokens
-   physically dropped, first on a few samples, then the better ones on more; per budget the least KL wins.
+   What is learned is either one row of kernel parameters per start, or a predictor from the budget to such rows
+   (:mod:`vispco.search.predictor`), which shares what it learns between budgets and answers for any of them.
+3. *Select*: what training started from and ended with are hardened, brought exactly onto their budgets and measured with
+   tokens physically dropped, on the same samples; the better one is kept.
+4. *Polish*: local integer moves, if any rounds are asked for (:mod:`vispco.search.polish`).
 
-Smooth knobs of the selector can be trained along: every particle has values of its own, which it starts at those of the
-settings and keeps in their ranges.
+Smooth knobs of the selector can be trained along: every row has values of its own, which start at those of the settings
+and stay in their ranges.
 
 Everything is charged to the ledger; a backward pass counts as much as its forward.
 """
@@ -24,17 +27,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vispco.cost import FlopCost
-from vispco.engine import observed_attention
+from vispco.engine import observed_attention, relaxed_losses
 from vispco.errors import ConfigError
-from vispco.evaluation import Evaluator
-from vispco.kernels import MultiStep
+from vispco.evaluation import Evaluator, TeacherBatch
+from vispco.kernels import Kernel
 from vispco.search.lagrangian import AugmentedLagrangian
-from vispco.search.probe import Damage, stepped_schedules
+from vispco.search.predictor import Answers, Predictor, PromptFeatures, Table
+from vispco.search.probe import Damage
 from vispco.search.sampled import check_knobs
 from vispco.search.space import Schedule, fit_to_budget
+from vispco.search.starts import choose_starts
+
+SMALLEST = 0.01
+"""Added to a loss before its logarithm is taken: differences below it do not matter."""
 
 Choice = tuple[Schedule, tuple[float, ...]]
 """A schedule and the values of the trained knobs."""
@@ -46,16 +54,18 @@ class LearnedSettings:
 
     Attributes
     ----------
+    predictor : bool
+        Train a predictor from the budget; else a row of parameters per start.
+    anchors : int
+        Budgets that a predictor is trained at, the asked ones among them.
+    per_sample : bool
+        A predictor that looks at the prompt as well.
     steps, batch : int
         Gradient steps, and samples in each.
     starts : int
-        Starts per budget.
-    survivors : int
-        Starts per budget that go on after ``trial`` of the run.
-    centre_lr, lr : float
-        Of Adam, on layer positions (in layers) and on logits of keep factors.
-    trial : float
-        Part of the run after which the worse starts are given up.
+        Starts per budget, with other cut layers each.
+    lr : float
+        Of Adam. 1: a step moves a layer position by 0.03 layers and a logit by 0.15 at first.
     dual_every : int
         Gradient steps between dual steps.
     temperature, sharpness : pair of float
@@ -64,44 +74,40 @@ class LearnedSettings:
         0/1 masks in the forward pass and the gradient of the soft ones, as VisPCO (arXiv 2604.15188) trains.
     probe_ratios : tuple of float
         Ratios of the probing cuts.
+    probe_samples : int
+        Samples for probing.
     start_levels : int
-        Ratios between 0.9 and 0.02 that starts are predicted for.
-    neighbours : int
-        Budgets that every candidate is fitted to.
-    finalists : int
-        Candidates per budget that are measured on ``select_samples``.
-    probe_samples, select_samples : int
-        Samples for probing and the first measurement, and for the second.
+        Ratios between 0.9 and 0.02 that starts are made of.
+    select_samples : int
+        Samples for the last choice.
     tune : tuple of str
         Smooth knobs of the selector to train.
     knob_lr : float
-        Of Adam, on knobs, as a fraction of their range.
+        Step on a knob, as a fraction of its range.
     """
 
-    steps: int = 15
+    predictor: bool = True
+    anchors: int = 16
+    per_sample: bool = False
+    steps: int = 12
     batch: int = 4
-    starts: int = 2
-    survivors: int = 1
-    centre_lr: float = 0.03
-    lr: float = 0.15
-    trial: float = 0.7
+    starts: int = 1
+    lr: float = 1.0
     dual_every: int = 3
-    temperature: tuple[float, float] = (0.1, 0.01)
+    temperature: tuple[float, float] = (0.1, 0.02)
     sharpness: tuple[float, float] = (3.0, 10.0)
     straight_through: bool = False
     probe_ratios: tuple[float, ...] = (0.5, 0.2, 0.05)
-    start_levels: int = 12
-    neighbours: int = 2
-    finalists: int = 2
     probe_samples: int = 100
-    select_samples: int = 250
+    start_levels: int = 8
+    select_samples: int = 50
     tune: tuple[str, ...] = ()
     knob_lr: float = 0.05
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a progress bar shows after a gradient step; means over the particles."""
+    """What a progress bar shows after a gradient step; means over all schedules."""
 
     step: int
     loss: float
@@ -111,7 +117,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Learned:
-    """One schedule of the result, with trained knobs, and the budget it is for."""
+    """One schedule of the result, with trained knobs, the budget it is for, and its KL on the samples of the choice."""
 
     budget: float
     schedule: Schedule
@@ -127,7 +133,7 @@ class LearnedSearch:
     evaluator : Evaluator
         On the samples to search with; its ledger is charged.
     cost : FlopCost
-    kernel : MultiStep
+    kernel : Kernel
     budgets : sequence of float
     settings : LearnedSettings
     seed : int
@@ -137,14 +143,14 @@ class LearnedSearch:
     Raises
     ------
     ConfigError
-        If the model has too few layers for the kernel's steps, or a knob cannot be trained.
+        If a knob cannot be trained.
     """
 
     def __init__(
         self,
         evaluator: Evaluator,
         cost: FlopCost,
-        kernel: MultiStep,
+        kernel: Kernel,
         budgets: Sequence[float],
         settings: LearnedSettings,
         *,
@@ -152,202 +158,201 @@ class LearnedSearch:
         report: Callable[[Progress], None] | None = None,
     ):
         self.evaluator, self.cost, self.kernel, self.settings = evaluator, cost, kernel, settings
-        self.budgets = sorted(budgets, reverse=True)
-        self.layers = evaluator.replay.layers
+        self.asked = sorted(budgets, reverse=True)
         self.report = report
         self.random = np.random.default_rng(seed)
-        if kernel.steps > self.layers - 1:
-            raise ConfigError(
-                f"kernel.steps = {kernel.steps} is too many for {self.layers} decoder layers; give 1..{self.layers - 1}"
-            )
         self.knobs = check_knobs(evaluator.selector, settings.tune)
         rough = set(settings.tune) - evaluator.selector.smooth_knobs
         if rough:
             raise ConfigError(
                 f"knob {min(rough)!r} of selector {evaluator.selector_name} has no gradient; tune it with search=tpe"
             )
+        low = torch.tensor([float(knob.low) for knob in self.knobs.values()])
+        high = torch.tensor([float(knob.high) for knob in self.knobs.values()])
+        self.rates = torch.cat([kernel.rates, settings.knob_lr * (high - low)])
+        self.knob_bounds = low, high
+        self.predictor: Predictor | None = None
+        self.features = PromptFeatures.fit(evaluator.batches) if settings.per_sample else None
+
+    @property
+    def budgets(self) -> list[float]:
+        """Budgets that are trained, falling: the asked ones, and for a predictor others between them."""
+        more = self.settings.anchors - len(self.asked)
+        if not self.settings.predictor or more <= 0:
+            return self.asked
+        between = np.geomspace(self.asked[0], self.asked[-1], more + 2)[1:-1]
+        return sorted({*self.asked, *(round(float(budget), 4) for budget in between)}, reverse=True)
 
     def run(self) -> list[Learned]:
-        """The best schedule found for every budget, in falling order of budget."""
+        """The best schedule found for every trained budget, falling."""
         starts, owner = self.choose_starts()
-        return self.select(torch.cat([starts, self.train(starts, owner)]))
+        untrained = self.fit(starts, owner)
+        candidates = untrained + self.fit(self.train(starts, owner), owner, untrained)
+        measured = self.measure(sorted({choice for _, choice in candidates}))
+        if self.predictor is not None:
+            losses = torch.tensor([measured[choice][0] for _, choice in candidates])
+            before, after = (losses + SMALLEST).log().view(2, -1).mean(dim=1)
+            if after > before:
+                self.predictor.forget()
+        return self.best(candidates, measured)
+
+    @property
+    def answers(self) -> Answers | None:
+        """Schedules for any budget, from the trained predictor if there is one."""
+        if self.predictor is None:
+            return None
+        return Answers(self.predictor, self.kernel, self.cost, tuple(self.knobs), self.features)
 
     # --- 1 -----------------------------------------------------------------------------------------------------------
 
     def choose_starts(self) -> tuple[Tensor, Tensor]:
-        """Particles and the budget each belongs to; shapes (particles, 2 * steps + knobs), (particles,)."""
+        """Rows of kernel parameters and knobs, and the index of each one's budget."""
         settings = self.settings
         damage = Damage.probe(self.evaluator, settings.probe_ratios, settings.probe_samples)
-        choices = stepped_schedules(
-            self.layers, self.kernel.steps, np.geomspace(0.9, 0.02, settings.start_levels).tolist()
-        )
-        table = np.array([schedule for _, schedule in choices])
-        predicted = damage.predict(table)
-        costs = self.cost.soft(torch.from_numpy(table)).numpy()
-        rows: list[Tensor] = []
-        owner: list[int] = []
-        for index, budget in enumerate(self.budgets):
-            seen: dict[tuple[int, ...], Tensor] = {}
-            # Near the cheapest cost nothing on the ladder is within the budget; fitting goes below the ladder.
-            allowed = costs <= max(budget, costs.min())
-            for place in np.argsort(np.where(allowed, predicted, np.inf), kind="stable")[: allowed.sum()]:
-                cuts, schedule = choices[place]
-                if len(seen) == settings.starts:
-                    break
-                if cuts not in seen:
-                    seen[cuts] = self.kernel.encode(fit_to_budget(schedule, self.cost, budget), cuts)
-            rows += seen.values()
-            owner += [index] * len(seen)
-        selector = self.evaluator.selector
-        values = torch.tensor([float(getattr(selector, name)) for name in self.knobs])
-        return torch.stack([torch.cat([row, values.to(row)]) for row in rows]), torch.tensor(owner)
+        levels = np.geomspace(0.9, 0.02, settings.start_levels).tolist()
+        rows, owner = choose_starts(self.kernel, damage, self.cost, self.budgets, settings.starts, levels)
+        values = torch.tensor([float(getattr(self.evaluator.selector, name)) for name in self.knobs])
+        return torch.cat([rows, values.expand(len(rows), -1)], dim=1), owner
 
     # --- 2 -----------------------------------------------------------------------------------------------------------
 
-    def train(self, parameters: Tensor, owner: Tensor) -> Tensor:
-        """Trained particles, shape (survivors, 2 * steps + knobs)."""
-        settings, steps = self.settings, self.kernel.steps
-        parts = [part.clone() for part in parameters.tensor_split([steps, 2 * steps], dim=1)]
-        low, span = self._knob_range()
-        parts[2] = (parts[2] - low) / span
-        optimizer = _adam(parts, settings)
+    def train(self, starts: Tensor, owner: Tensor) -> Tensor:
+        """Trained rows, of the shape of ``starts``."""
+        settings = self.settings
+        targets = torch.tensor(self.budgets, dtype=torch.float64)[owner]
+        learned = self.make_learned(starts, targets)
+        # A predictor's weights act together: a step of each moves its output by about as much as one of a row does.
+        rate = settings.lr if isinstance(learned, Table) else 0.05 * settings.lr
+        optimizer = torch.optim.Adam(learned.parameters(), lr=rate, betas=(0.8, 0.95))
         lagrangian = AugmentedLagrangian(len(owner), penalty=30.0, growth=1.5, tolerance=0.9, cap=1e3, damping=0.5)
-        final = torch.tensor(self.budgets, dtype=torch.float64)
-        merit = torch.zeros(len(owner), dtype=torch.float64)
         with observed_attention(self.evaluator.replay.family):
             for step in range(settings.steps):
                 done = step / max(1, settings.steps - 1)
-                target = final[owner]
-                ratios = self.kernel.ratios(
-                    torch.cat(parts[:2], dim=1), self.layers, _between(settings.sharpness, done)
-                )
-                values = dict(zip(self.knobs, (low + span * parts[2]).unbind(dim=1), strict=True))
-                divergence = self.relaxed_divergence(ratios, _between(settings.temperature, done), values)
-                loss = (divergence + 0.01).log()
-                objective = loss + lagrangian(self.cost.soft(ratios) - target)
+                batch, features = self.draw()
+                rows = self.legal(learned(features))
+                ratios = self.kernel.ratios(rows[..., : self.kernel.size], _between(settings.sharpness, done))
+                losses = self.relaxed_loss(batch, ratios, _between(settings.temperature, done), self.knobs_of(rows))
+                soft = self.cost.soft(ratios)
+                violation = (soft if soft.dim() == 1 else soft.mean(dim=1)) - targets
+                loss = (losses.mean(dim=1) + SMALLEST).log()
                 optimizer.zero_grad()
-                objective.sum().backward()
+                (loss + lagrangian(violation)).sum().backward()
                 optimizer.step()
-                with torch.no_grad():
-                    legal = self.kernel.project(torch.cat(parts[:2], dim=1), self.layers)
-                    for part, projected in zip(parts, legal.split(steps, dim=1), strict=False):
-                        part.copy_(projected)
-                    parts[2].clamp_(0.0, 1.0)
-                    merit = 0.8 * merit + 0.2 * objective
-                exact = [self.cost.exact(row) for row in self.kernel.harden(legal, self.layers).tolist()]
-                violation = torch.tensor(exact, dtype=torch.float64) - target
+                exact = self.exact_violation(learned, targets)
                 if step % settings.dual_every == settings.dual_every - 1:
-                    lagrangian.update(violation)
+                    lagrangian.update(exact)
                 if self.report:
-                    mean_loss, mean_violation = loss.detach().mean().item(), violation.clamp(min=0.0).mean().item()
-                    self.report(Progress(step, mean_loss, mean_violation, lagrangian.multiplier.mean().item()))
-                if step == int(settings.trial * settings.steps) and settings.survivors < settings.starts:
-                    alive = _best_of_each(merit, owner, settings.survivors)
-                    parts = [part.detach()[alive] for part in parts]
-                    owner, merit = owner[alive], merit[alive]
-                    optimizer = _adam(parts, settings, optimizer, alive)
-                    lagrangian.keep(alive)
-        parts[2] = low + span * parts[2]
-        return torch.cat(parts, dim=1).detach()
+                    means = loss.mean().item(), exact.clamp(min=0.0).mean().item(), lagrangian.multiplier.mean().item()
+                    self.report(Progress(step, *means))
+        return self.legal(learned()).detach()
 
-    def _knob_range(self) -> tuple[Tensor, Tensor]:
-        """Lowest value and width of every trained knob's range."""
-        low, high = ([getattr(knob, end) for knob in self.knobs.values()] for end in ("low", "high"))
-        return torch.tensor(low, dtype=torch.float32), torch.tensor(high) - torch.tensor(low, dtype=torch.float32)
+    def make_learned(self, starts: Tensor, targets: Tensor) -> nn.Module:
+        """What is trained: it gives rows of the shape of ``starts``, equal to them at first."""
+        if not self.settings.predictor:
+            return Table(starts, self.rates)
+        number = 0 if self.features is None else self.features.components.shape[1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(self.random.integers(2**31)))
+            self.predictor = Predictor(targets, starts, self.rates, number)
+        return self.predictor
 
-    def relaxed_divergence(self, ratios: Tensor, temperature: float, knobs: Mapping[str, Tensor]) -> Tensor:
-        """Mean KL of every schedule on a fresh draw of samples; shape (particles,), differentiable.
+    def legal(self, rows: Tensor) -> Tensor:
+        """Rows moved to legal values; the gradient passes, so that what went outside can come back."""
+        kernel, (low, high) = self.kernel, self.knob_bounds
+        inside = torch.cat([kernel.project(rows[..., : kernel.size]), rows[..., kernel.size :].clamp(low, high)], dim=-1)
+        return rows + (inside - rows).detach()
+
+    def knobs_of(self, rows: Tensor) -> dict[str, Tensor]:
+        """Values of the trained knobs in every row."""
+        return dict(zip(self.knobs, rows[..., self.kernel.size :].unbind(dim=-1), strict=True))
+
+    def exact_violation(self, learned: nn.Module, targets: Tensor) -> Tensor:
+        """Exact cost of the integer counts of every row, less its budget."""
+        with torch.no_grad():
+            schedules = self.kernel.harden(self.legal(learned())[:, : self.kernel.size])
+        exact = [self.cost.exact(schedule) for schedule in schedules.tolist()]
+        return torch.tensor(exact, dtype=torch.float64) - targets
+
+    def draw(self) -> tuple[TeacherBatch, Tensor | None]:
+        """A fresh draw of samples, and their features if the predictor looks at them."""
+        batches = self.evaluator.batches
+        whole = batches[self.random.integers(len(batches))]
+        size = min(self.settings.batch, len(whole.rows))
+        batch = whole.select(torch.from_numpy(self.random.permutation(len(whole.rows))[:size]))
+        return batch, None if self.features is None else self.features.of(batch)
+
+    def relaxed_loss(
+        self, batch: TeacherBatch, ratios: Tensor, temperature: float, knobs: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Loss of every schedule on every sample of a batch, shape (schedules, batch), differentiable.
 
         Parameters
         ----------
-        ratios : Tensor, shape (particles, layers)
+        batch : TeacherBatch
+        ratios : Tensor, shape (schedules, layers), or (schedules, batch, layers)
         temperature : float
-        knobs : mapping of str to Tensor, shape (particles,)
+        knobs : mapping of str to Tensor, shape (schedules,)
         """
-        batches = self.evaluator.batches
-        batch = batches[self.random.integers(len(batches))]
-        size = min(self.settings.batch, len(batch.rows))
-        part = batch.select(torch.from_numpy(self.random.permutation(len(batch.rows))[:size]))
-        every = part.select(torch.arange(size).repeat(len(ratios)))
-        self.evaluator.charge_layer(part, part.captured.visual_tokens)
-        logits = self.evaluator.replay.relaxed(
-            part.captured, ratios, part.rows, temperature=temperature, hard=self.settings.straight_through,
-            knobs=knobs, visit=lambda kept: self.evaluator.charge_layer(every, kept, passes=2),
+
+        def lost(samples: Tensor, logits: Tensor) -> Tensor:
+            return -torch.expm1(-batch.select(samples).divergence(logits))
+
+        def charge(samples: Tensor, kept: Tensor, passes: int) -> None:
+            self.evaluator.charge_layer(batch.select(samples), kept, passes)
+
+        return relaxed_losses(
+            self.evaluator.replay, batch.captured, ratios, batch.rows, lost, temperature=temperature,
+            hard=self.settings.straight_through, knobs=knobs, visit=charge,
         )  # fmt: skip
-        return every.divergence(logits.flatten(0, 1)).view(-1, size).mean(dim=1)
 
     # --- 3 -----------------------------------------------------------------------------------------------------------
 
-    def select(self, particles: Tensor) -> list[Learned]:
-        """Harden, fit to the budgets, and keep the best for each: all on a few samples, the better ones on more."""
-        settings, parameters = self.settings, 2 * self.kernel.steps
-        pool: set[Choice] = set()
-        schedules = self.kernel.harden(particles[:, :parameters], self.layers).tolist()
-        for schedule, values in zip(schedules, particles[:, parameters:].tolist(), strict=True):
-            near = np.abs(np.array(self.budgets) - self.cost.exact(schedule)).argsort(kind="stable")
-            for budget in np.array(self.budgets)[near[: settings.neighbours]]:
-                try:
-                    pool.add((fit_to_budget(schedule, self.cost, float(budget)), tuple(values)))
-                except ConfigError:
-                    continue
-        cost = {choice: self.cost.exact(choice[0]) for choice in pool}
-        rough = self._measure(sorted(pool), settings.probe_samples)
-        better = {
-            choice
-            for budget in self.budgets
-            for choice in sorted((c for c in rough if cost[c] <= budget), key=rough.__getitem__)[: settings.finalists]
-        }
-        final = self._measure(sorted(better), settings.select_samples)
+    def fit(
+        self, rows: Tensor, owner: Tensor, instead: Sequence[tuple[float, Choice]] = ()
+    ) -> list[tuple[float, Choice]]:
+        """Rows hardened and brought exactly onto their budgets; each with its budget.
+
+        A row whose cuts have come to stand too late for its budget is replaced by its like in ``instead``.
+        """
+        schedules = self.kernel.harden(rows[:, : self.kernel.size]).tolist()
+        knobs = rows[:, self.kernel.size :].tolist()
+        fitted: list[tuple[float, Choice]] = []
+        for place, (schedule, values, index) in enumerate(zip(schedules, knobs, owner.tolist(), strict=True)):
+            budget = self.budgets[index]
+            try:
+                fitted.append((budget, (fit_to_budget(schedule, self.cost, budget), tuple(values))))
+            except ConfigError:
+                if not instead:
+                    raise
+                fitted.append(instead[place])
+        return fitted
+
+    def best(
+        self, candidates: Sequence[tuple[float, Choice]], measured: Mapping[Choice, tuple[float, float]]
+    ) -> list[Learned]:
+        """The candidate with the least loss for every budget."""
         results = []
         for budget in self.budgets:
-            allowed = [choice for choice in final if cost[choice] <= budget]
-            if allowed:
-                best = min(allowed, key=final.__getitem__)
-                results.append(Learned(budget, best[0], final[best], dict(zip(self.knobs, best[1], strict=True))))
+            own = [choice for target, choice in candidates if target == budget]
+            schedule, values = chosen = min(own, key=lambda choice: measured[choice][0])
+            results.append(Learned(budget, schedule, measured[chosen][1], dict(zip(self.knobs, values, strict=True))))
         return results
 
-    def _measure(self, choices: list[Choice], samples: int) -> dict[Choice, float]:
-        """Mean KL on the first ``samples`` samples, tokens dropped."""
-        measured: dict[Choice, float] = {}
+    def measure(self, choices: Sequence[Choice]) -> dict[Choice, tuple[float, float]]:
+        """Mean loss and KL, tokens dropped."""
+        measured: dict[Choice, tuple[float, float]] = {}
         for values in dict.fromkeys(values for _, values in choices):
             members = [choice for choice in choices if choice[1] == values]
             evaluator = self.evaluator
             if values:
                 knobs = {**evaluator.selector_params, **dict(zip(self.knobs, values, strict=True))}
                 evaluator = evaluator.share(evaluator.selector_name, knobs)
-            found = evaluator.evaluate([schedule for schedule, _ in members], limit=samples)
-            measured |= {choice: float(quality.kl.mean()) for choice, quality in zip(members, found, strict=True)}
+            found = evaluator.evaluate([schedule for schedule, _ in members], limit=self.settings.select_samples)
+            for choice, quality in zip(members, found, strict=True):
+                measured[choice] = float(quality.lost.mean()), float(quality.kl.mean())
         return measured
-
-
-def _adam(
-    parts: Sequence[Tensor],
-    settings: LearnedSettings,
-    before: torch.optim.Adam | None = None,
-    alive: Tensor | None = None,
-) -> torch.optim.Adam:
-    """Optimiser of positions, sizes and knobs, which become leaves; goes on from rows ``alive`` of ``before``."""
-    rates = (settings.centre_lr, settings.lr, settings.knob_lr)
-    groups = [{"params": [part.requires_grad_()], "lr": lr} for part, lr in zip(parts, rates, strict=True)]
-    optimizer = torch.optim.Adam(groups, betas=(0.8, 0.95))
-    if before is not None:
-        for new, old in zip(optimizer.param_groups, before.param_groups, strict=True):
-            state = before.state[old["params"][0]]
-            optimizer.state[new["params"][0]] = {
-                name: value[alive] if value.dim() else value for name, value in state.items()
-            }
-    return optimizer
 
 
 def _between(ends: tuple[float, float], done: float) -> float:
     """Geometric interpolation."""
     return float(ends[0] * (ends[1] / ends[0]) ** done)
-
-
-def _best_of_each(values: Tensor, owner: Tensor, number: int) -> Tensor:
-    """Indices of the ``number`` least values of every owner."""
-    chosen = []
-    for index in owner.unique().tolist():
-        members = (owner == index).nonzero()[:, 0]
-        chosen.append(members[values[members].argsort(stable=True)[:number]])
-    return torch.cat(chosen).sort().values

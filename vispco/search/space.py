@@ -48,7 +48,7 @@ def fit_to_budget(schedule: Sequence[float], cost: FlopCost, budget: float) -> S
     """
 
     def member(t: float) -> Schedule:
-        return tuple(int(max(ratio**t, 1e-6) * 1e6) / 1e6 for ratio in schedule)
+        return tuple(int(max(max(ratio, 1e-6) ** t, 1e-6) * 1e6) / 1e6 for ratio in schedule)
 
     low, high = 0.0, 1.0
     while cost.exact(member(high)) > budget:

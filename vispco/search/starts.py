@@ -1,0 +1,76 @@
+"""Where a learned search starts: the schedules of a kernel that the probed damage likes best, for every budget."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vispco.cost import FlopCost
+from vispco.kernels import Kernel
+from vispco.search.probe import Damage
+from vispco.search.space import fit_to_budget
+
+HALVINGS = 30
+STEEPEST = 64.0
+"""Largest exponent that a start is stretched by to meet a budget."""
+
+
+def choose_starts(
+    kernel: Kernel, damage: Damage, cost: FlopCost, budgets: Sequence[float], number: int, levels: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Parameters of ``number`` starts per budget, each with other cut layers, and the budget that each is for.
+
+    All starts of the kernel are stretched to every budget before their damage is predicted, so that a coarse choice of
+    levels does not matter much.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    damage : Damage
+    cost : FlopCost
+    budgets : sequence of float
+    number : int
+    levels : sequence of float
+        Ratios that the kernel's starts are made of.
+
+    Returns
+    -------
+    Tensor, shape (starts, kernel.size)
+    Tensor, shape (starts,), int64
+        Index of the budget.
+    """
+    table = kernel.harden(kernel.starts(levels))
+    rows: list[Tensor] = []
+    owner: list[int] = []
+    for index, budget in enumerate(budgets):
+        stretched = stretch(table, cost, budget)
+        soft = cost.soft(stretched).numpy()
+        # Near the cheapest cost nothing may fit by the soft cost, which knows no rounding; then the cheapest are tried.
+        fits = soft <= max(budget, soft.min()) + 1e-6
+        predicted = np.where(fits, damage.predict(stretched.numpy()), np.inf)
+        seen: set[tuple[int, ...]] = set()
+        for place in np.argsort(predicted, kind="stable")[: int(fits.sum())]:
+            schedule = stretched[place]
+            cuts = tuple((schedule.diff() < -0.02).nonzero()[:, 0].tolist())
+            if cuts in seen:
+                continue
+            seen.add(cuts)
+            rows.append(kernel.encode(fit_to_budget(schedule.tolist(), cost, budget)))
+            owner.append(index)
+            if len(seen) == number:
+                break
+    return torch.stack(rows), torch.tensor(owner)
+
+
+def stretch(schedules: Tensor, cost: FlopCost, budget: float) -> Tensor:
+    """``r ** t`` with the t that brings the soft cost of each schedule to ``budget``; shape (number, layers).
+
+    The twin of :func:`vispco.search.space.fit_to_budget` for many schedules at once, without rounding.
+    """
+    low, high = torch.zeros(len(schedules), dtype=torch.float64), torch.full((len(schedules),), STEEPEST).double()
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        above = cost.soft(schedules ** middle[:, None]) > budget
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return schedules ** high[:, None]
