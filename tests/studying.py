@@ -30,7 +30,7 @@ def make_search(sampler="tpe", where=None, *, trials=20, seed=0, budgets=(0.4, 0
     )
 
 
-def wait_for(what, seconds=120):
+def wait_for(what, seconds=250):
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "nothing happened"

@@ -144,7 +144,8 @@ def points(problem: Problem, number: int, seed: int) -> list[tuple[NDArray[np.fl
     for _ in range(number):
         slopes: list[Slope] = []
         while not slopes:  # ratios may be too near to one another, or to 0 and 1, to move by a step
-            keep = np.round(random_schedule(problem.replay.layers, generator) * problem.tokens) / problem.tokens
+            keep = random_schedule(problem.replay.layers, generator)
+            keep = np.where(keep < 1, np.round(keep * problem.tokens) / problem.tokens, 1.0)
             slopes = layer_slopes(problem, keep, step)
         found += [(keep, slopes), kernel_slopes(problem, generator)]
     return found

@@ -23,7 +23,7 @@ TINY = [
     "data.report_samples=24",
     "search.steps=4",
     "search.batch=2",
-    "search.starts=2",
+    "search.anchors=4",
     "search.samples=20",
     "search.start_levels=5",
     "search.probe_samples=8",
@@ -215,7 +215,7 @@ def test_export_and_use(run, tmp_path, capsys):
     with vispco.prune(model, config) as pruned:
         out = model.generate(**inputs)
     assert out.shape[1] > inputs["input_ids"].shape[1]
-    expected = [int(np.floor(ratio * 100 + 0.5)) for ratio in config.keep]
+    expected = [max(1, int(np.floor(ratio * 100 + 0.5))) for ratio in config.keep]
     assert pruned.kept_counts.flatten().tolist() == expected
     assert torch.equal(out[:, : inputs["input_ids"].shape[1]], inputs["input_ids"])
     capsys.readouterr()
@@ -243,7 +243,7 @@ BAD_SEARCHES = {
     "no such data": (["data.path=/nowhere/x.tsv"], ["/nowhere/x.tsv"]),
     "no such checkpoint": (["model.path=/nowhere"], ["/nowhere", "config.json"]),
     "unknown cost": (["cost.name=watts"], ["watts", "flops"]),
-    "unknown kernel": (["kernel.name=cosine"], ["cosine", "step, multistep"]),
+    "unknown kernel": (["kernel.name=cosine"], ["cosine", "step, linear", "multistep, free"]),
     "too many steps": (["kernel.steps=9"], ["kernel.steps = 9", "1..7"]),
     "unknown dtype": (["model.dtype=int3"], ["int3", "float32"]),
     "selector that cannot rank": (["selector=mob"], ["MoB chooses another set for another count", "search=grid"]),

@@ -3,12 +3,14 @@
 import json
 import multiprocessing
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors import safe_open
 from safetensors.torch import load, save
 
@@ -184,6 +186,7 @@ def test_files_go_that_were_not_used_for_longest(cache):
     left = cache.folder / "teacher-left-by-a-killed-process.tmp"
     left.write_bytes(bytes(size // 2))
     os.utime(left, (0, 0))
+    (cache.folder / "teacher-that-goes-meanwhile.tmp").symlink_to("nowhere")  # there in the listing, and then not
     mine = cache.folder / "mine.txt"
     mine.write_bytes(bytes(10 * size))
     assert recalled(cache, origins[0]) is not None  # so that 1 is now the one not used for longest
@@ -193,7 +196,7 @@ def test_files_go_that_were_not_used_for_longest(cache):
     assert mine.exists()
     cache.limit = size - 1
     cache.recall({**ORIGIN, "batch": "large"}, (3, 2), numbers)
-    assert files(cache) == [mine]
+    assert [path for path in files(cache) if path.exists()] == [mine]
 
 
 def work(folder, limit, start, failures):
@@ -276,12 +279,20 @@ def test_an_origin_sees_every_change_of_a_batch(micro, samples):
     )
 
 
-def test_an_origin_sees_every_change_of_a_model(micro):
+def test_an_origin_sees_every_change_of_a_model(micro, tmp_path):
     stock = model_origin(micro[0])
     assert model_origin(load_checkpoint("micro-llava")[0]) == stock
-    assert model_origin(load_checkpoint(str(locate("micro-llava")))[0]) == stock, "the folder's name has no say"
+    moved = shutil.copytree(locate("micro-llava"), tmp_path / "elsewhere")
+    assert model_origin(load_checkpoint(str(moved))[0]) == stock, "the folder's name has a say"
     assert model_origin(load_checkpoint("micro-llava", attention="eager")[0])["attention"] != stock["attention"]
     assert model_origin(load_checkpoint("micro-llava", dtype="bfloat16")[0])["weights"] != stock["weights"]
+    assert (stock["layout"], stock["model"]) == (LAYOUT, "LlavaForConditionalGeneration")
+    assert (stock["torch"], stock["transformers"]) == (torch.__version__, transformers.__version__)
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert model_origin(micro[0])["precision"] != stock["precision"]
+    finally:
+        torch.set_float32_matmul_precision("highest")
     model, _ = load_checkpoint("micro-llava")
     before = fingerprint(model)
     weight = model.lm_head.weight

@@ -25,6 +25,7 @@ def test_starts_meet_their_budgets_and_schedules_fall(load):
     parts = toy.start(budget, falling=False)
     hard = toy.ratios(*parts, 1e6)
     assert (hard[:, 0] == 1).all()
+    assert (toy.ratios(*parts, 3.0)[:, 0] == 1).all()
     assert (hard.diff(dim=1) <= 0).all()
     # The idle step keeps 98 % of the last layer; counting rounds to a 64th.
     torch.testing.assert_close(hard.mean(dim=1), budget, rtol=0, atol=0.02 / toy.LAYERS + 0.02)

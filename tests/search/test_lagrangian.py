@@ -71,6 +71,7 @@ def test_a_multiplier_with_slack_falls_to_exactly_zero(damping):
 
 def test_dual_step_is_projected_and_damped():
     lagrangian = AugmentedLagrangian(3, penalty=2.0, damping=0.5)
+    assert lagrangian.multiplier.dtype == lagrangian.rho.dtype == DOUBLE
     lagrangian.update(torch.tensor([0.5, -0.5, 0.0], requires_grad=True))
     assert lagrangian.multiplier.tolist() == [0.5, 0.0, 0.0]
     assert not lagrangian.multiplier.requires_grad
@@ -113,6 +114,11 @@ def test_a_violation_that_comes_back_is_compared_with_the_last_there_was():
     assert after(0.4, 0.6, -1.0) == [1.0, 2.0, 1.0], "an oscillation that dies out, one that does not, satisfied"
     after(-1.0, -1.0, -1.0)
     assert after(0.4, 0.3, 0.4) == [2.0, 2.0, 1.0]
+
+
+def test_the_last_violation_counts_not_the_least():
+    after = penalties(AugmentedLagrangian(1, growth=2.0, tolerance=0.5))
+    assert [after(violation) for violation in (1.0, 0.2, 0.5, 0.24)] == [[1.0], [1.0], [2.0], [2.0]]
 
 
 @pytest.mark.parametrize(("damping", "limit"), [(1.0, 0.5), (0.5, 0.75), (0.2, 0.9)])
@@ -162,15 +168,17 @@ def test_keep_goes_on_as_if_the_others_had_never_been(constraints):
     if constraints:
         first, later = torch.stack([first, first.flip(0)], dim=1), torch.stack([later, first], dim=1)
     lagrangian, alone = AugmentedLagrangian(4, constraints), AugmentedLagrangian(2, constraints)
-    lagrangian.update(first)
+    again = first * torch.linspace(1.0, 0.4, 4, dtype=DOUBLE).view(4, *[1] * (first.dim() - 1))
+    for violation in (first, again):
+        lagrangian.update(violation)
+        alone.update(violation[[3, 0]])
+    assert len(lagrangian.rho.unique()) == 2
     lagrangian.keep(torch.tensor([3, 0]))
     assert lagrangian.problems == 2
-    alone.update(first[[3, 0]])
     for state in (lagrangian, alone):
         state.update(later[[3, 0]])
     assert torch.equal(lagrangian.multiplier, alone.multiplier)
     assert torch.equal(lagrangian.rho, alone.rho)
-    assert lagrangian.rho.max() == 2.0
     assert torch.equal(lagrangian(later[[3, 0]]), alone(later[[3, 0]]))
 
 

@@ -203,6 +203,24 @@ def test_answers_too_late_for_their_budget_give_way_to_the_nearest_start(toy):
     assert expected[0] != search.answers.at(0.55)[0]
 
 
+def test_polish_moves_what_training_left_and_says_its_kl(micro):
+    search = search_micro(micro, 0, lr=1e-9, polish_rounds=1, polish_samples=32)
+    plain, polished = search_micro(micro, 0, lr=1e-9).run(), search.run()
+    assert [result.budget for result in polished] == [result.budget for result in plain]
+    assert any(one.schedule != other.schedule for one, other in zip(plain, polished, strict=True))
+    found = micro.evaluate([result.schedule for result in polished])
+    before = micro.evaluate([result.schedule for result in plain])
+    for result, quality, old in zip(polished, found, before, strict=True):
+        assert result.kl == pytest.approx(float(quality.kl.mean()))
+        assert quality.lost.mean() <= old.lost.mean() + 1e-9
+        assert micro.cost().exact(result.schedule) <= result.budget
+
+
+def test_knobs_are_not_polished(toy):
+    with pytest.raises(ConfigError, match="polishing moves schedules, not knobs"):
+        make(toy, tune=("alpha",), polish_rounds=1)
+
+
 def test_rows_have_no_answers_for_other_budgets(toy):
     search = make(toy, steps_of_gradient=2)
     search.run()
@@ -211,7 +229,8 @@ def test_rows_have_no_answers_for_other_budgets(toy):
 
 def test_a_predictor_that_training_made_worse_answers_with_its_starts(toy, monkeypatch):
     search = make(toy, predictor=True, steps_of_gradient=20)
-    monkeypatch.setattr(ToySearch, "relaxed_loss", lambda self, batch, ratios, *_: 1 - toy_loss(ratios).float()[:, None])
+    upside_down = lambda self, batch, ratios, *_: 1 - toy_loss(ratios).float()[:, None]  # noqa: E731
+    monkeypatch.setattr(ToySearch, "relaxed_loss", upside_down)
     results = search.run()
     starts, _ = make(toy, predictor=True).choose_starts()
     for result, row in zip(results, starts, strict=True):
@@ -231,7 +250,8 @@ def test_a_knob_is_trained_with_the_schedule(toy, predictor):
 
 
 def test_a_knob_stays_in_its_range(toy, monkeypatch):
-    monkeypatch.setattr(ToySearch, "relaxed_loss", lambda self, batch, ratios, _, knobs: 5 - 4 * knobs["alpha"][:, None])
+    more_is_better = lambda self, batch, ratios, _, knobs: 5 - 4 * knobs["alpha"][:, None]  # noqa: E731
+    monkeypatch.setattr(ToySearch, "relaxed_loss", more_is_better)
     starts, owner = make(toy, tune=("alpha",)).choose_starts()
     trained = make(toy, tune=("alpha",), steps_of_gradient=60).train(starts, owner)
     assert starts[:, -1].tolist() == [0.5] * len(starts)
@@ -353,7 +373,7 @@ def test_the_result_is_the_best_of_what_was_measured(micro):
 
 def test_a_predictor_of_prompts_gives_every_sample_its_own_schedule(micro):
     search = search_micro(micro, 0, per_sample=True, steps=4, lr=4.0, anchors=3)
-    batch, features = search.draw()
+    _, features = search.draw()
     assert features.shape == (4, 8)
     search.train(*search.choose_starts())
     schedules = search.answers.each(0.5, micro.batches, micro.cost())
@@ -366,5 +386,5 @@ def test_a_predictor_of_prompts_gives_every_sample_its_own_schedule(micro):
     assert micro.cost().exact(together) <= 0.5
     shared = search_micro(micro, 0)
     shared.train(*shared.choose_starts())
-    with pytest.raises(ConfigError, match="does not look at prompts; train one with search.per_sample=true"):
+    with pytest.raises(ConfigError, match=r"does not look at prompts; train one with search\.per_sample=true"):
         shared.answers.each(0.5, micro.batches, micro.cost())

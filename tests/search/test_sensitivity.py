@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig
 
@@ -56,6 +56,7 @@ def harm(program, kl, schedule):
     st.sampled_from([3, 100, 10**9]),
     st.booleans(),
 )
+@example(5, {56, 2, 31, 15}, 492, 0, 3, False)  # thirds, which tie but for their rounding
 def test_every_budget_against_all_schedules(layers, percent, seed, selection, grain, sorted_rows):
     """Scores from coarse, which tie, to fine; rows that rise with the cut and rows that do not."""
     program = make(layers, [value / 100 for value in percent], selection)
@@ -94,8 +95,10 @@ def test_costs_are_the_exact_ones(layers, selection):
     assert len(cuts) > min(3, layers - 1), "one cut and several"
 
 
-def test_the_front_falls():
-    program = make(6)
+@pytest.mark.parametrize("ladder", [LADDER, (0.51, 0.5, 0.2)])
+def test_the_front_falls(ladder):
+    """Also where two rungs leave the same number of tokens, so that costs tie."""
+    program = make(6, ladder, samples=[(5, 25, 1, 4)])
     front = program.solve(np.random.default_rng(0).random(len(program.cuts)))
     places = [front[place] for place in range(len(front))]
     for (cost, score, _), (more, less, _) in pairwise(places):

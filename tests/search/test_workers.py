@@ -18,15 +18,14 @@ from vispco.search.leases import Leases, _born
 
 TRIALS = 24
 
-spawned = multiprocessing.get_context("forkserver")
-spawned.set_forkserver_preload(["studying"])
+forked = multiprocessing.get_context("fork")  # to import everything anew takes a hundred times as long as the work
 
 
 def start(where, logs, quotas):
     """Workers that all begin together, after each has come as far as resting at its quota."""
     folder = logs[0].parent
     processes = [
-        spawned.Process(target=work, args=(where, str(log), TRIALS, quota, 0.02), daemon=True)
+        forked.Process(target=work, args=(where, str(log), TRIALS, quota, 0.02), daemon=True)
         for log, quota in zip(logs, quotas, strict=True)
     ]
     for process in processes:
@@ -66,7 +65,7 @@ def test_four_workers_one_killed(where, tmp_path):
     lost = int(logs[3].read_text().split()[2])
     assert set(measured) - set(complete) == {lost}
     repeats = [trial for trial in study.trials if trial.user_attrs.get("retry_of") == lost]
-    assert [trial.state for trial in repeats] == [TrialState.COMPLETE]
+    assert [trial.state for trial in repeats].count(TrialState.COMPLETE) == 1, "several may notice, one repeats it"
     assert repeats[0].params == study.trials[lost].params
     proposals = [tuple(trial.params.values()) for trial in study.trials if trial.number in complete]
     assert len(set(proposals)) == TRIALS, "two workers drew the same"
@@ -154,7 +153,7 @@ def test_on_one_machine_the_dead_are_known_at_once():
     study = optuna.create_study()
     leases = Leases(study)
     ours = {"host": "here", "pid": os.getpid(), "machine": leases._machine, "born": _born(os.getpid())}
-    ended = spawned.Process(target=print)
+    ended = forked.Process(target=print)
     ended.start()
     pid = ended.pid
     ended.join()
@@ -206,6 +205,23 @@ def test_two_who_notice_a_death_queue_it_once(tmp_path):
         thread.join()
     states = [trial.state for trial in search.study.trials]
     assert states == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_a_death_that_two_queued_is_repeated_once():
+    """SQLite does not lock rows, so two workers may both believe that they were the first to give a trial up."""
+    search, calls = make_search(trials=4), []
+    trial = search.study.ask()
+    search.space.propose(trial)
+    search.leases.give_up(search.study.trials[0])
+    search.study.enqueue_trial(search.study.trials[0].params, user_attrs={"retry_of": 0})
+
+    def count(number, proposal):
+        calls.append(number)
+        return measure(number, proposal)
+
+    assert len(search.run(count)) == 4
+    assert calls == [1, 3, 4, 5]
+    assert [trial.number for trial in search.study.trials if trial.state == TrialState.FAIL] == [0, 2]
 
 
 def test_one_too_many_is_not_measured(tmp_path):

@@ -107,7 +107,7 @@ class _Run:
         self.visit = visit or (lambda samples, kept, passes: None)
 
     def __call__(self, inputs: tuple[Tensor, ...], *, slopes: bool) -> list[Tensor]:
-        """Losses (schedules, batch), and their slopes in every input if they are wanted; all (schedules, batch, ...)."""
+        """Losses (schedules, batch), and if wanted their slopes in every input, (schedules, batch, ...)."""
         ratios, captured = inputs[0], self.captured
         batch, length = captured.visual.shape
         every = torch.arange(batch, device=captured.hidden.device)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from vispco.errors import ConfigError
 
@@ -31,15 +32,17 @@ class Kernel(ABC):
     ----------
     layers : int
         Decoder layers.
+    rates : sequence of float
+        Step of an optimiser on each parameter, in its own unit.
+    bounds : sequence of pair of float
+        Least and greatest legal value of each parameter.
 
     Attributes
     ----------
     size : int
         Parameters in a row.
     rates : Tensor, shape (size,)
-        Step of an optimiser on each parameter, in its own unit.
     bounds : Tensor, shape (2, size)
-        Least and greatest legal value of each parameter.
 
     Raises
     ------
@@ -49,7 +52,9 @@ class Kernel(ABC):
 
     def __init__(self, layers: int, rates: Sequence[float], bounds: Sequence[tuple[float, float]]):
         if layers < 2:
-            raise ConfigError(f"a model of {layers} decoder layers has no schedule to learn: layer 0 always sees all")
+            raise ConfigError(
+                f"{layers} decoder layers leave nothing to prune, as layer 0 sees all; give a model of 2 or more"
+            )
         self.layers, self.size = layers, len(rates)
         self.rates, self.bounds = torch.tensor(rates), torch.tensor(bounds).T
 
@@ -98,7 +103,7 @@ def factor(logits: Tensor) -> Tensor:
         s = 1/2 + tanh(a / 2) / (2 tanh(LIMIT / 2))
     """
     most = torch.full_like(logits, LIMIT / 2).tanh()
-    return (0.5 + (logits.clamp(-LIMIT, LIMIT) / 2).tanh() / (2 * most)).clamp(0.0, 1.0)
+    return (0.5 + (logits / 2).tanh() / (2 * most)).clamp(0.0, 1.0)
 
 
 def logit(factors: Tensor) -> Tensor:
@@ -123,10 +128,5 @@ def gate(offset: Tensor, sharpness: float) -> Tensor:
     middle = offset + 0.5
     early = middle < 0  # the late half mirrors the early one, where nothing cancels
     before = middle.where(early, -middle)
-    share = (_softplus(sharpness * (before + 0.5)) - _softplus(sharpness * (before - 0.5))) / sharpness
+    share = (softplus(sharpness * (before + 0.5)) - softplus(sharpness * (before - 0.5))) / sharpness
     return share.where(early, 1 - share).clamp(0.0, 1.0)
-
-
-def _softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)) to the last digit; the one of torch is linear from 20 on."""
-    return -torch.nn.functional.logsigmoid(-x)

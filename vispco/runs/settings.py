@@ -83,15 +83,17 @@ class LearnedMethod(_Group):
     probe_samples: Positive
     start_levels: Annotated[int, Field(ge=2)]
     select_samples: Positive
+    polish_rounds: Annotated[int, Field(ge=0)]
+    polish_samples: Annotated[int, Field(ge=2)]
     tune: tuple[str, ...]
     knob_lr: Annotated[float, Field(gt=0.0)]
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.predictor and self.starts > 1:
-            raise ValueError("a predictor has one start per budget; give starts=1 or predictor=false")
+            raise ValueError("a predictor has one start per budget; give search.starts=1 or search.predictor=false")
         if self.per_sample and not self.predictor:
-            raise ValueError("per_sample=true needs predictor=true")
+            raise ValueError("a schedule per sample needs a predictor; give search.predictor=true or search.per_sample=false")
         return self
 
 
@@ -214,6 +216,8 @@ class RunSettings(_Group):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "value_error":  # settings that do not go together
+                raise ConfigError(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None
             raise ConfigError(f"{field} = {first['input']!r}: {first['msg']}; override it with {field}=...") from None
         if settings.data.search_split == settings.data.report_split:
             raise ConfigError(

@@ -1,10 +1,10 @@
 """The learned search: schedules for many budgets by gradient, in one run.
 
-1. *Start*: single cuts are probed at every layer (:class:`vispco.search.probe.Damage`), and the best predicted schedules
-   of the kernel within each budget are where training starts: cut layers are chosen there, because a gradient does not
-   cross the walls between them.
-2. *Train*: all schedules see the same samples. The objective of one with budget b is, with the soft cost C, an augmented
-   Lagrangian AL, and the loss ``1 - exp(-KL)`` averaged over samples::
+1. *Start*: single cuts are probed at every layer (:class:`vispco.search.probe.Damage`), and the best predicted
+   schedules of the kernel within each budget are where training starts: cut layers are chosen there, because a gradient
+   does not cross the walls between them.
+2. *Train*: all schedules see the same samples. The objective of one with budget b is, with the soft cost C, an
+   augmented Lagrangian AL, and the loss ``1 - exp(-KL)`` averaged over samples::
 
        log(mean loss + 0.01) + AL(C(r) - b)
 
@@ -12,9 +12,9 @@
    and harden towards the end (temperature, sharpness). The multiplier answers to the exact cost of integer counts.
    What is learned is either one row of kernel parameters per start, or a predictor from the budget to such rows
    (:mod:`vispco.search.predictor`), which shares what it learns between budgets and answers for any of them.
-3. *Select*: what training started from and ended with are hardened, brought exactly onto their budgets and measured with
-   tokens physically dropped, on the same samples; the better one is kept.
-4. *Polish*: local integer moves, if any rounds are asked for (:mod:`vispco.search.polish`).
+3. *Select*: what training started from and ended with are hardened, brought exactly onto their budgets and measured
+   with tokens physically dropped, on the same samples; the better one is kept.
+4. *Polish*: local moves of the schedules, if any rounds are asked for (:mod:`vispco.search.polish`).
 
 Smooth knobs of the selector can be trained along: every row has values of its own, which start at those of the settings
 and stay in their ranges.
@@ -23,7 +23,7 @@ Everything is charged to the ledger; a backward pass counts as much as its forwa
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from vispco.errors import ConfigError
 from vispco.evaluation import Evaluator, TeacherBatch
 from vispco.kernels import Kernel
 from vispco.search.lagrangian import AugmentedLagrangian
+from vispco.search.polish import polish
 from vispco.search.predictor import Answers, Predictor, PromptFeatures, Table
 from vispco.search.probe import Damage
 from vispco.search.sampled import check_knobs
@@ -57,7 +58,7 @@ class LearnedSettings:
     predictor : bool
         Train a predictor from the budget; else a row of parameters per start.
     anchors : int
-        Budgets that a predictor is trained at, the asked ones among them.
+        Budgets that a predictor is trained at at least, the asked ones among them.
     per_sample : bool
         A predictor that looks at the prompt as well.
     steps, batch : int
@@ -80,6 +81,8 @@ class LearnedSettings:
         Ratios between 0.9 and 0.02 that starts are made of.
     select_samples : int
         Samples for the last choice.
+    polish_rounds, polish_samples : int
+        Rounds of local moves at the end, and samples that decide on them.
     tune : tuple of str
         Smooth knobs of the selector to train.
     knob_lr : float
@@ -87,9 +90,9 @@ class LearnedSettings:
     """
 
     predictor: bool = True
-    anchors: int = 16
+    anchors: int = 9
     per_sample: bool = False
-    steps: int = 12
+    steps: int = 8
     batch: int = 4
     starts: int = 1
     lr: float = 1.0
@@ -98,9 +101,11 @@ class LearnedSettings:
     sharpness: tuple[float, float] = (3.0, 10.0)
     straight_through: bool = False
     probe_ratios: tuple[float, ...] = (0.5, 0.2, 0.05)
-    probe_samples: int = 100
+    probe_samples: int = 200
     start_levels: int = 8
-    select_samples: int = 50
+    select_samples: int = 40
+    polish_rounds: int = 0
+    polish_samples: int = 250
     tune: tuple[str, ...] = ()
     knob_lr: float = 0.05
 
@@ -143,7 +148,7 @@ class LearnedSearch:
     Raises
     ------
     ConfigError
-        If a knob cannot be trained.
+        If a knob cannot be trained, or not with polishing.
     """
 
     def __init__(
@@ -167,6 +172,8 @@ class LearnedSearch:
             raise ConfigError(
                 f"knob {min(rough)!r} of selector {evaluator.selector_name} has no gradient; tune it with search=tpe"
             )
+        if settings.tune and settings.polish_rounds:
+            raise ConfigError("polishing moves schedules, not knobs; give polish_rounds=0 with tune, or leave tune out")
         low = torch.tensor([float(knob.low) for knob in self.knobs.values()])
         high = torch.tensor([float(knob.high) for knob in self.knobs.values()])
         self.rates = torch.cat([kernel.rates, settings.knob_lr * (high - low)])
@@ -194,7 +201,7 @@ class LearnedSearch:
             before, after = (losses + SMALLEST).log().view(2, -1).mean(dim=1)
             if after > before:
                 self.predictor.forget()
-        return self.best(candidates, measured)
+        return self.polish(self.best(candidates, measured))
 
     @property
     def answers(self) -> Answers | None:
@@ -259,7 +266,8 @@ class LearnedSearch:
     def legal(self, rows: Tensor) -> Tensor:
         """Rows moved to legal values; the gradient passes, so that what went outside can come back."""
         kernel, (low, high) = self.kernel, self.knob_bounds
-        inside = torch.cat([kernel.project(rows[..., : kernel.size]), rows[..., kernel.size :].clamp(low, high)], dim=-1)
+        parts = kernel.project(rows[..., : kernel.size]), rows[..., kernel.size :].clamp(low, high)
+        inside = torch.cat(parts, dim=-1)
         return rows + (inside - rows).detach()
 
     def knobs_of(self, rows: Tensor) -> dict[str, Tensor]:
@@ -337,6 +345,19 @@ class LearnedSearch:
             schedule, values = chosen = min(own, key=lambda choice: measured[choice][0])
             results.append(Learned(budget, schedule, measured[chosen][1], dict(zip(self.knobs, values, strict=True))))
         return results
+
+    def polish(self, results: list[Learned]) -> list[Learned]:
+        """Results after local moves of their schedules."""
+        settings = self.settings
+        if not settings.polish_rounds:
+            return results
+        found = polish(
+            {result.budget: result.schedule for result in results}, self.evaluator, self.cost,
+            rounds=settings.polish_rounds, samples=settings.polish_samples, seed=int(self.random.integers(2**31)),
+        )  # fmt: skip
+        moved = sorted({(schedule, ()) for schedule in found.schedules.values()})
+        measured = self.measure(moved)
+        return [replace(r, schedule=(best := found.schedules[r.budget]), kl=measured[best, ()][1]) for r in results]
 
     def measure(self, choices: Sequence[Choice]) -> dict[Choice, tuple[float, float]]:
         """Mean loss and KL, tokens dropped."""

@@ -140,7 +140,8 @@ class Predictor(nn.Module):
             shape = (len(scaled), len(features))
             inputs = torch.cat([scaled[:, None, None].expand(*shape, 1), features.expand(*shape, -1)], dim=2)
             start = start[:, None]
-        return start + self.rates * self.outer(torch.tanh(self.inner(inputs)))
+        learned: Tensor = self.outer(torch.tanh(self.inner(inputs)))
+        return start + self.rates * learned
 
 
 @dataclass(frozen=True)

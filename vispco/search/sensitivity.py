@@ -242,5 +242,7 @@ class Front:
         place = int(np.searchsorted(self.last.cost, budget / UNIT + self.program.layers, side="right")) - 1
         while place > 0 and cost.exact(self[place][2]) > budget:  # by less than the units can tell
             place -= 1
+        best = self.last.score[place] + self.program.layers  # equal but for the rounding of every layer's score
+        place = int(np.searchsorted(-self.last.score, -best))
         _, score, raw = self[place]
         return Assigned(budget, score, raw, fit_to_budget(raw, cost, budget))
