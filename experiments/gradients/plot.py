@@ -9,21 +9,23 @@ TITLES = {"rank": "rank correlation", "signs": "sign agreement", "scale": "|esti
 COLORS = {"soft forward": "tab:blue", "hard forward": "tab:red", "leave one in or out": "tab:green"}
 
 
-def draw(found: dict[str, dict[str | None, dict[str, list[float]]]], path: Path) -> None:
-    """Draw one row per group of directions; the dotted line is what one half of the samples says of the other."""
-    figure = Figure(figsize=(12, 3.2 * len(found)), layout="constrained")
-    axes = figure.subplots(len(found), len(TITLES), squeeze=False)
-    for row, (group, by_name) in zip(axes, found.items(), strict=True):
+def draw(found: dict[str, dict[str, dict[str, dict[str, list[float]]]]], path: Path) -> None:
+    """Draw one row per group of directions and model; dotted is what one half of the samples says of the other."""
+    rows = [(f"{group}, {title}", part) for group, parts in found.items() for title, part in parts.items()]
+    figure = Figure(figsize=(12, 2.8 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), len(TITLES), squeeze=False)
+    for row, (name, by_name) in zip(axes, rows, strict=True):
         for axis, (key, title) in zip(row, TITLES.items(), strict=True):
-            _curves(axis, {name: values[key] for name, values in by_name.items() if name})
-            if key != "scale" and by_name.get(None):
-                axis.axhline(by_name[None][key][0], color="grey", ls=":", lw=1)
-            axis.set(xscale="log", title=f"{title}, {group}", xlabel="temperature, or sigma / 100")
+            axis.set(xscale="log", xlabel="temperature, or sigma / 100")
+            axis.set_title(f"{title}, {name}", fontsize=9)
             if key == "scale":
                 axis.set_yscale("log")
                 axis.axhline(1.0, color="grey", lw=0.8)
-    axes[0][0].legend(fontsize=7)
-    figure.savefig(path, dpi=80)
+            else:
+                axis.axhline(by_name[""][key][0], color="grey", ls=":", lw=1)
+            _curves(axis, {name: values[key] for name, values in by_name.items() if name})
+    axes[0][0].legend(fontsize=6)
+    figure.savefig(path, dpi=70)
 
 
 def _curves(axis: Any, found: dict[str, list[float]]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from experiments.gradients.directions import KINDS, Problem, Slope, embedded, points, random_family
 from experiments.gradients.estimators import ESTIMATORS, Estimator
@@ -35,23 +35,23 @@ def study(problem: Problem, number: int, seed: int, estimators: Sequence[Estimat
     -------
     dict
         ``points``: of every schedule its ratios, and of every slope the kind, the difference, the differences of the
-        two halves of the samples, its standard error over samples, and all estimates by name.
+        two halves of the samples, its standard error over samples, and all estimates.
     """
     started, rows = time.process_time(), []
     for keep, slopes in points(problem, number, seed):
-        gradients = {estimator.name: estimator.gradient(problem, keep) for estimator in estimators}
+        gradients = [estimator.gradient(problem, keep) for estimator in estimators]
         rows.append({"keep": keep.round(4).tolist(), "slopes": [_row(slope, gradients) for slope in slopes]})
     return {"points": rows, "CPU seconds": round(time.process_time() - started)}
 
 
-def _row(slope: Slope, gradients: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
+def _row(slope: Slope, gradients: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
     values = slope.samples
     return {
         "kind": slope.kind,
         "difference": _short(values.mean()),
         "halves": [_short(values[half::2].mean()) for half in (0, 1)],
         "error": _short(values.std(ddof=1) / len(values) ** 0.5),
-        "estimates": {name: _short(gradient @ slope.direction) for name, gradient in gradients.items()},
+        "estimates": [_short(gradient @ slope.direction) for gradient in gradients],
     }
 
 
@@ -59,20 +59,20 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def agreement(rows: Sequence[dict[str, Any]], kinds: Sequence[str], name: str | None) -> dict[str, list[float]]:
+def agreement(rows: Sequence[dict[str, Any]], kinds: Sequence[str], at: int | None) -> dict[str, list[float]]:
     """Sign agreement, rank correlation and scale of an estimator, each with an interval over schedules.
 
-    Signs count where the difference is beyond two standard errors. Rank correlation and cosine are of the slopes of
-    all schedules together; scale is the median of |estimate| / |difference|. Without a name it is one half of the
-    samples against the other: how well the differences repeat.
+    Signs and scale, the median of |estimate| / |difference|, are of slopes whose difference is beyond one standard
+    error over samples; rank correlation is of all slopes of all schedules. Without a place ``at`` among estimators it
+    is one half of the samples against the other: how well the differences repeat.
     """
-    parts = [_pairs(row, kinds, name) for row in rows]
+    parts = [_pairs(row, kinds, at) for row in rows]
     parts = [part for part in parts if len(part)]
     generator = np.random.default_rng(0)
     draws = [_scores(np.concatenate(parts))]
     draws += [
         _scores(np.concatenate([parts[index] for index in generator.integers(0, len(parts), len(parts))]))
-        for _ in range(300)
+        for _ in range(200)
     ]
     table = np.array(draws)
     low, high = np.nanquantile(table[1:], [0.025, 0.975], axis=0)
@@ -80,15 +80,15 @@ def agreement(rows: Sequence[dict[str, Any]], kinds: Sequence[str], name: str | 
     return {key: [_short(v) for v in (table[0, i], low[i], high[i])] for i, key in enumerate(names)}
 
 
-def _pairs(row: dict[str, Any], kinds: Sequence[str], name: str | None) -> NDArray[np.float64]:
+def _pairs(row: dict[str, Any], kinds: Sequence[str], at: int | None) -> NDArray[np.float64]:
     """Difference, estimate and whether the difference is beyond noise; shape (slopes, 3)."""
     slopes = [slope for slope in row["slopes"] if slope["kind"] in kinds]
     return np.array(
         [
             (
-                slope["difference"] if name else slope["halves"][0],
-                slope["estimates"][name] if name else slope["halves"][1],
-                abs(slope["difference"]) > 2 * slope["error"],
+                slope["halves"][0] if at is None else slope["difference"],
+                slope["halves"][1] if at is None else slope["estimates"][at],
+                abs(slope["difference"]) > slope["error"],
             )
             for slope in slopes
         ]
@@ -99,14 +99,16 @@ def _scores(pairs: NDArray[np.float64]) -> tuple[float, float, float]:
     real, guess, clear = pairs.T
     sure = clear > 0
     signs = float((np.sign(real) == np.sign(guess))[sure].mean()) if sure.any() else np.nan
-    rank = float(spearmanr(real, guess).statistic) if np.ptp(guess) > 0 and np.ptp(real) > 0 else np.nan
+    both = rankdata(pairs[:, :2], axis=0)
+    rank = float(np.corrcoef(both.T)[0, 1]) if (np.ptp(both, axis=0) > 0).all() else np.nan
     scale = float(np.median(np.abs(guess[sure]) / np.abs(real[sure]))) if sure.any() else np.nan
     return signs, rank, scale
 
 
 def tables(results: dict[str, Any]) -> str:
     """The embedded model by kind of direction, and all random families together and one by one."""
-    names = [None, *results["estimators"]]
+    names = list(enumerate(results["estimators"]))
+    every_name = [(None, "*one half of the samples by the other*"), *names]
     embedded_rows = results["models"][EMBEDDED]["points"]
     families = {name: part["points"] for name, part in results["models"].items() if name != EMBEDDED}
     text = []
@@ -115,32 +117,32 @@ def tables(results: dict[str, Any]) -> str:
         for group, kinds in GROUPS.items():
             text += [f"**{title}, directions of {group}**, {_clear(rows, kinds)}", ""]
             text += ["| estimator | signs | rank correlation | scale |", "| --- | --- | --- | --- |"]
-            for name in names:
-                found = agreement(rows, kinds, name)
+            for at, name in every_name:
+                found = agreement(rows, kinds, at)
                 cells = " | ".join("{:.2f} ({:.2f}..{:.2f})".format(*found[key]) for key in ("signs", "rank", "scale"))
-                text.append(f"| {name or '*one half of the samples by the other*'} | {cells} |")
+                text.append(f"| {name} | {cells} |")
             text.append("")
-    text += ["**Rank correlation by family, all directions of layers**", ""]
-    chosen = [name for name in names if name is None or "0.1" in name or "gaussian" in name]
-    text += ["| family | " + " | ".join(name or "*halves*" for name in chosen) + " |"]
-    text += ["| --- |" + " ---: |" * len(chosen)]
+    text += ["**Rank correlation by model, directions of the kernel**", ""]
+    chosen = [(at, name) for at, name in every_name if at is None or not name.endswith(("0.3", "0.01", "1.58"))]
+    text += ["| model | " + " | ".join(name for _, name in chosen) + " |", "| --- |" + " ---: |" * len(chosen)]
     for family, rows in {EMBEDDED: embedded_rows, **families}.items():
-        ranks = [agreement(rows, GROUPS["layers"], name)["rank"][0] for name in chosen]
+        ranks = [agreement(rows, GROUPS["kernel"], at)["rank"][0] for at, _ in chosen]
         text.append(f"| {family} | " + " | ".join(f"{rank:.2f}" for rank in ranks) + " |")
     return "\n".join(text) + "\n"
 
 
 def _clear(rows: Sequence[dict[str, Any]], kinds: Sequence[str]) -> str:
     slopes = [slope for row in rows for slope in row["slopes"] if slope["kind"] in kinds]
-    clear = sum(abs(slope["difference"]) > 2 * slope["error"] for slope in slopes)
+    clear = [sum(abs(slope["difference"]) > far * slope["error"] for slope in slopes) for far in (1, 2)]
     size = np.median([abs(slope["difference"]) for slope in slopes])
-    return f"{len(slopes)} slopes, {clear} of them beyond two standard errors, median size {size:.3g}"
+    beyond = f"{clear[0]} of them beyond one standard error, {clear[1]} beyond two"
+    return f"{len(slopes)} slopes, {beyond}, median size {size:.3g}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--schedules", type=int, default=10, help="of each kind on the embedded model")
-    parser.add_argument("--samples", type=int, default=24)
+    parser.add_argument("--schedules", type=int, default=8, help="of each kind on the embedded model")
+    parser.add_argument("--samples", type=int, default=96)
     parser.add_argument("--family-schedules", type=int, default=12)
     parser.add_argument("--family-samples", type=int, default=8)
     parser.add_argument("--models", nargs="*", default=[EMBEDDED, *FAMILIES], help="others keep their results")
@@ -159,10 +161,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.out.write_text(json.dumps(measured) + "\n")
         print(name, found["CPU seconds"], flush=True)
     results = json.loads(options.out.read_text())
-    draw({group: {name: agreement(results["models"][EMBEDDED]["points"], kinds, name)
-                  for name in [None, *results["estimators"]]} for group, kinds in GROUPS.items()},
-         options.out.with_suffix(".png"))  # fmt: skip
+    curves = {group: _curves(results, kinds) for group, kinds in GROUPS.items()}
+    draw(curves, options.out.with_suffix(".png"))
     print(tables(results))
+
+
+def _curves(results: dict[str, Any], kinds: Sequence[str]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Agreement on the embedded model and on all random families, by estimator; "" is half against half."""
+    embedded_rows = results["models"][EMBEDDED]["points"]
+    others = [row for name, part in results["models"].items() if name != EMBEDDED for row in part["points"]]
+    every = [("", None), *((name, at) for at, name in enumerate(results["estimators"]))]
+    parts = {"embedded": embedded_rows, "random": others}
+    return {title: {name: agreement(rows, kinds, at) for name, at in every} for title, rows in parts.items() if rows}
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from vispco.search import LearnedSearch, LearnedSettings, fit_to_budget
 
 MODELS = ("micro-llava", "micro-qwen2.5-vl", "micro-gemma3")
 SELECTORS = ("fastv", "sparsevlm", "fitprune")
-BUDGETS = (0.4, 0.5, 0.6, 0.75, 0.9)
+BUDGETS = (0.27, 0.33, 0.4, 0.55, 0.75)
 GROUPS = {
     "one thing": ("attribute", "category", "position", "reading"),
     "many things": ("counting", "existence", "relation", "comparison"),

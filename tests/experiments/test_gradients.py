@@ -46,14 +46,14 @@ def test_differences_of_a_linear_function_are_exact_and_reach_every_layer(load, 
 def test_the_agreement_of_estimates_that_are_known(load):
     def point(start):
         def slope(value):
-            names = {"twice": 2 * value, "wrong": -value}
+            names = [2 * value, -value]
             return {"kind": "size", "difference": value, "halves": [value] * 2, "error": 0.0, "estimates": names}
 
         return {"keep": [], "slopes": [slope(float(value)) for value in range(start, start + 4)]}
 
     agreement, points = load("study").agreement, [point(1), point(5), point(-9)]
-    assert agreement(points, ["size"], "twice") == {"signs": [1.0] * 3, "rank": [1.0] * 3, "scale": [2.0] * 3}
-    assert agreement(points, ["size"], "wrong") == {"signs": [0.0] * 3, "rank": [-1.0] * 3, "scale": [1.0] * 3}
+    assert agreement(points, ["size"], 0) == {"signs": [1.0] * 3, "rank": [1.0] * 3, "scale": [2.0] * 3}
+    assert agreement(points, ["size"], 1) == {"signs": [0.0] * 3, "rank": [-1.0] * 3, "scale": [1.0] * 3}
     assert agreement(points, ["size"], None)["rank"] == [1.0] * 3
 
 

@@ -95,19 +95,29 @@ def test_costs_are_the_exact_ones(layers, selection):
     assert len(cuts) > min(3, layers - 1), "one cut and several"
 
 
-@pytest.mark.parametrize("ladder", [LADDER, (0.51, 0.5, 0.2)])
-def test_the_front_falls(ladder):
-    """Also where two rungs leave the same number of tokens, so that costs tie."""
-    program = make(6, ladder, samples=[(5, 25, 1, 4)])
-    front = program.solve(np.random.default_rng(0).random(len(program.cuts)))
-    places = [front[place] for place in range(len(front))]
-    for (cost, score, _), (more, less, _) in pairwise(places):
+def falls(front):
+    for (cost, score, _), (more, less, _) in pairwise(front[place] for place in range(len(front))):
         assert more > cost
         assert less < score
-    assert places[-1][1:] == (0.0, (1.0,) * 6)
-    assert places[0][0] == pytest.approx(program.least)
+
+
+def test_the_front_falls():
+    program = make(6)
+    front = program.solve(np.random.default_rng(0).random(len(program.cuts)))
+    falls(front)
+    assert front[len(front) - 1][1:] == (0.0, (1.0,) * 6)
+    assert front[0][0] == pytest.approx(program.least)
     with pytest.raises(IndexError):
         front[len(front)]
+
+
+def test_of_equal_cost_only_the_better_stays():
+    """Two rungs that leave as many tokens; the deeper one was measured to do less harm."""
+    program = make(6, (0.51, 0.5, 0.2), samples=[(5, 25, 1, 4)])
+    front = program.solve((np.geomspace(1, 0.01, 5)[:, None] * [1.0, 0.9, 3.0]).ravel())
+    falls(front)
+    assert len(front) > 6
+    assert 0.51 not in {ratio for place in range(len(front)) for ratio in front[place][2]}
 
 
 def test_a_single_cut_scores_what_was_measured():
