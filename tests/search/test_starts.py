@@ -8,6 +8,7 @@ import torch
 from builders import build_tiny_llava
 
 from vispco.cost import FlopCost
+from vispco.errors import BudgetError
 from vispco.kernels import REGISTRY, make_kernel
 from vispco.search import cheapest_schedule
 from vispco.search.probe import Damage
@@ -75,6 +76,15 @@ def test_near_the_cheapest_cost_there_is_a_start_too(cost, damage):
     rows, _ = choose_starts(make_kernel("multistep", LAYERS, 2), damage, cost, (budget,), 1, LEVELS)
     schedule = make_kernel("multistep", LAYERS, 2).harden(rows)[0]
     assert schedule[1] < 0.05
+
+
+def test_a_kernel_that_cuts_too_late_for_a_budget_says_so(cost, damage):
+    """One fixed cut, in the middle."""
+    kernel = make_kernel("multistep_fixed", LAYERS, 1)
+    with pytest.raises(
+        BudgetError, match=r"budget 0.4 is out of reach of kernel FixedMultiStep, whose schedules cost 0\.5"
+    ):
+        choose_starts(kernel, damage, cost, (0.8, 0.4), 1, LEVELS)
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))

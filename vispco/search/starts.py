@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vispco.cost import FlopCost
+from vispco.errors import BudgetError
 from vispco.kernels import Kernel
 from vispco.search.probe import Damage
 from vispco.search.space import fit_to_budget
@@ -39,6 +40,11 @@ def choose_starts(
     Tensor, shape (starts, kernel.size)
     Tensor, shape (starts,), int64
         Index of the budget.
+
+    Raises
+    ------
+    BudgetError
+        If no schedule of the kernel is within a budget.
     """
     table = kernel.harden(kernel.starts(levels))
     rows: list[Tensor] = []
@@ -46,8 +52,12 @@ def choose_starts(
     for index, budget in enumerate(budgets):
         stretched = stretch(table, cost, budget)
         soft = cost.soft(stretched).numpy()
-        # Near the cheapest cost nothing may fit by the soft cost, which knows no rounding; then the cheapest are tried.
-        fits = soft <= max(budget, soft.min()) + 1e-6
+        fits = soft <= budget + 1e-6
+        if not fits.any():
+            raise BudgetError(
+                f"budget {budget:g} is out of reach of kernel {type(kernel).__name__}, whose schedules cost "
+                f"{soft.min():.3f} or more; raise the budget or choose another kernel"
+            )
         predicted = np.where(fits, damage.predict(stretched.numpy()), np.inf)
         seen: set[tuple[int, ...]] = set()
         for place in np.argsort(predicted, kind="stable")[: int(fits.sum())]:
