@@ -72,7 +72,7 @@ def agreement(rows: Sequence[dict[str, Any]], kinds: Sequence[str], at: int | No
     draws = [_scores(np.concatenate(parts))]
     draws += [
         _scores(np.concatenate([parts[index] for index in generator.integers(0, len(parts), len(parts))]))
-        for _ in range(200)
+        for _ in range(100)
     ]
     table = np.array(draws)
     low, high = np.nanquantile(table[1:], [0.025, 0.975], axis=0)
@@ -141,8 +141,8 @@ def _clear(rows: Sequence[dict[str, Any]], kinds: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--schedules", type=int, default=8, help="of each kind on the embedded model")
-    parser.add_argument("--samples", type=int, default=96)
+    parser.add_argument("--schedules", type=int, default=10, help="of each kind on the embedded model")
+    parser.add_argument("--samples", type=int, default=24)
     parser.add_argument("--family-schedules", type=int, default=12)
     parser.add_argument("--family-samples", type=int, default=8)
     parser.add_argument("--models", nargs="*", default=[EMBEDDED, *FAMILIES], help="others keep their results")

@@ -158,6 +158,8 @@ def test_a_row_that_cannot_meet_its_budget_any_more_gives_way_to_its_start(toy, 
     assert [(result.budget, result.schedule) for result in search.run()] == [
         (budget, schedule) for budget, (schedule, _) in search.fit(starts, owner)
     ]
+    untrained = search.fit(starts, owner)
+    assert search.fit(late.expand(3, -1), owner, untrained) == untrained
     with pytest.raises(ConfigError, match="cannot cost as little as"):
         search.fit(late[None], torch.tensor([0]))
 
