@@ -80,18 +80,6 @@ class Running:
         other._gathered = {}
         return other
 
-    def join(self, others: Sequence[Self]) -> Self:
-        """The prefill of these samples and those of ``others``, with as many tokens running, at one layer's input."""
-        joined = self.fork()
-        joined._gathered = {}
-        for name in PER_SAMPLE & set(vars(self)):
-            parts = [getattr(state, name) for state in (self, *others)]
-            if isinstance(parts[0], Tensor):
-                setattr(joined, name, torch.cat(parts))
-            elif isinstance(parts[0], dict):
-                setattr(joined, name, {key: torch.cat([part[key] for part in parts]) for key in parts[0]})
-        return joined
-
     def complete(self, layer: int, hidden: Tensor) -> Tensor:
         """The output of ``layer`` with what the decoder adds to it; shape (batch, tokens, width)."""
         if layer not in self.added:
