@@ -93,17 +93,29 @@ def test_all_killed_and_resumed(tmp_path):
     assert len(trials) == TRIALS + 4
 
 
-def test_a_worker_taken_for_dead_tells_nothing(tmp_path):
-    """While it measures, another worker gives its trial up and finishes the study."""
+@pytest.mark.parametrize("late", ["measuring", "telling"])
+def test_a_worker_taken_for_dead_tells_nothing(late, tmp_path):
+    """While it is at a trial, another worker gives that up and finishes the study."""
     where, others = str(tmp_path / "study.log"), []
     slow = make_search(where=where, trials=8, beat=1000.0)
+    tell = slow.study.tell
+
+    def overtake():
+        others.extend(make_search(where=where, trials=8, grace=0.2).run(measure))
 
     def measure_late(number, proposal):
-        if number == 3:
-            others.extend(make_search(where=where, trials=8, grace=0.2).run(measure))
-            return Measured(0.123, 0.456)
-        return measure(number, proposal)
+        if number != 3:
+            return measure(number, proposal)
+        if late == "measuring":
+            overtake()
+        return Measured(0.123, 0.456)
 
+    def tell_late(trial, values, state):
+        if late == "telling" and trial.number == 3:
+            overtake()
+        return tell(trial, values, state)
+
+    slow.study.tell = tell_late
     told = slow.run(measure_late)
     assert told == others
     assert len(told) == 8
