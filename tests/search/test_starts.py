@@ -87,6 +87,21 @@ def test_a_kernel_that_cuts_too_late_for_a_budget_says_so(cost, damage):
         choose_starts(kernel, damage, cost, (0.8, 0.4), 1, LEVELS)
 
 
+def test_starts_pay_for_choosing_tokens(damage):
+    """A selector as dear as half a layer: cuts that the soft cost allows may not be allowed after all."""
+    config = build_tiny_llava(layers=LAYERS).config
+    plain = FlopCost(config, [(10, 100)])
+    dear = FlopCost(config, [(10, 100)], lambda cut: 0.5 * cut.shape.layer(cut.tokens))
+    kernel, budget = make_kernel("multistep", LAYERS, 2), 0.45
+    rows, owner = choose_starts(kernel, damage, dear, (budget,), 2, LEVELS)
+    assert owner.tolist() == [0, 0]
+    for schedule in kernel.harden(rows).tolist():
+        assert dear.exact(schedule) <= budget + 1e-6
+        assert plain.exact(schedule) < 0.4
+    with pytest.raises(BudgetError, match=r"budget 0.25 is out of reach of kernel MultiStep"):
+        choose_starts(kernel, damage, dear, (0.25,), 1, LEVELS)
+
+
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_every_kernel_has_starts_for_every_budget(cost, damage, name):
     kernel = make_kernel(name, LAYERS, 2)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vispco.cost import FlopCost
-from vispco.errors import BudgetError
+from vispco.errors import BudgetError, ConfigError
 from vispco.kernels import Kernel
 from vispco.search.probe import Damage
 from vispco.search.space import fit_to_budget
@@ -53,11 +53,6 @@ def choose_starts(
         stretched = stretch(table, cost, budget)
         soft = cost.soft(stretched).numpy()
         fits = soft <= budget + 1e-6
-        if not fits.any():
-            raise BudgetError(
-                f"budget {budget:g} is out of reach of kernel {type(kernel).__name__}, whose schedules cost "
-                f"{soft.min():.3f} or more; raise the budget or choose another kernel"
-            )
         predicted = np.where(fits, damage.predict(stretched.numpy()), np.inf)
         seen: set[tuple[int, ...]] = set()
         for place in np.argsort(predicted, kind="stable")[: int(fits.sum())]:
@@ -65,11 +60,20 @@ def choose_starts(
             cuts = tuple((schedule.diff() < -0.02).nonzero()[:, 0].tolist())
             if cuts in seen:
                 continue
+            try:
+                fitted = fit_to_budget(schedule.tolist(), cost, budget)
+            except ConfigError:  # the soft cost knows nothing of what choosing tokens costs
+                continue
             seen.add(cuts)
-            rows.append(kernel.encode(fit_to_budget(schedule.tolist(), cost, budget)))
+            rows.append(kernel.encode(fitted))
             owner.append(index)
             if len(seen) == number:
                 break
+        if not seen:
+            raise BudgetError(
+                f"budget {budget:g} is out of reach of kernel {type(kernel).__name__}, whose schedules cost "
+                f"{soft.min():.3f} or more, and what choosing tokens costs; raise the budget or choose another kernel"
+            )
     return torch.stack(rows), torch.tensor(owner)
 
 
