@@ -33,7 +33,8 @@ def searched(folder, method):
 def test_selectors_are_searched_with_the_schedule(tmp_path):
     """What is exported names the selector that it was measured with, on both splits, at that selector's cost."""
     folder = tmp_path / "a"
-    options = ["search=tpe", "search.selectors=[fastv,mob]", "search.tune=[share,k]", "search.trials=14"]
+    options = ["search=tpe", "selector=random", "search.selectors=[fastv,mob]", "search.tune=[share,k]"]
+    options += ["search.trials=14"]
     assert main(["search", *TINY, *options, f"hydra.run.dir={folder}"]) == 0
     points = searched(folder, "tpe")
     assert len(points) == 14

@@ -28,12 +28,19 @@ def test_a_journal_is_found_from_any_folder(tmp_path, monkeypatch):
 
 
 def test_a_lock_that_was_left_behind_is_taken_over(tmp_path, monkeypatch):
-    """The one of a worker that was killed while it wrote; found by a relative path."""
+    """The one of a worker that was killed while it wrote, to a relative path."""
+
+    class Killed(JournalFileSymlinkLock):
+        def release(self):
+            pass
+
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").mkdir()
     make_search(where="a/study.log", trials=2).run(measure)
-    lock = JournalFileSymlinkLock(str(tmp_path / "a" / "study.log"))
-    lock.acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr("vispco.search.studies.JournalFileSymlinkLock", Killed)
+        open_storage("a/study.log")
+    assert (tmp_path / "a" / "study.log.lock").is_symlink()
     monkeypatch.setattr("vispco.search.studies.LOCK_GRACE", 3)
     assert len(make_search(where="a/study.log", trials=3).run(measure)) == 3
 
