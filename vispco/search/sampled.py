@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import JsonValue
 
 from vispco.errors import ConfigError
-from vispco.search.leases import BEAT, GRACE, Leases
+from vispco.search.leases import BEAT, GRACE, RETRY_OF, Leases
 from vispco.search.samplers import SeededSampler
 from vispco.search.space import Schedule
 from vispco.search.studies import VERSION, open_study
@@ -240,12 +240,14 @@ class SampledSearch:
                 time.sleep(POLL)  # others are at the last trials; should they die, these are left to this worker
 
     def _is_needless(self, trial: Trial) -> bool:
-        """Whether there are trials enough without this one.
+        """Whether there are trials enough without this one, or another repeats the same.
 
-        Several workers may have seen room for one more. Numbers are given once, so all agree who came too late.
+        Several workers may have seen room for one more, and where a database does not lock its rows, several may have
+        noticed the same death. Numbers are given once, so all agree that the lower one stays.
         """
         before = [other for other in self.study.get_trials(deepcopy=False) if other.number < trial.number]
-        return self._alive(before) >= self.trials
+        repeated = [other.user_attrs[RETRY_OF] for other in before if RETRY_OF in other.user_attrs]
+        return self._alive(before) >= self.trials or trial.user_attrs.get(RETRY_OF) in repeated
 
     @staticmethod
     def _alive(trials: Sequence[FrozenTrial]) -> int:
