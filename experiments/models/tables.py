@@ -12,17 +12,26 @@ import numpy as np
 HERE = Path(__file__).parent
 
 
-def mean_score(found: dict) -> float:
-    return 100 * float(np.mean([point["score"] for point in found["points"].values()]))
+def common_scores(found: dict) -> tuple[int, list[float]]:
+    """Number of budgets that all can meet, and everybody's mean score over those, in per cent."""
+    budgets = set.intersection(*(set(one["points"]) for one in found.values()))
+    return len(budgets), [100 * float(np.mean([one["points"][b]["score"] for b in budgets])) for one in found.values()]
 
 
 def cells_table(record: dict) -> str:
-    """Mean score over budgets, learned and fixed."""
+    """Learned and fixed, over the budgets that all can meet; learned over all budgets beside it."""
     names = list(next(iter(record["cells"].values()))["found"])
-    lines = [f"| model, selector | unpruned | {' | '.join(names)} | forwards |", "|---" * (len(names) + 3) + "|"]
+    lines = [
+        f"| model, selector | unpruned | budgets | {' | '.join(names)} | learned, all 5 budgets | forwards |",
+        "|---" * (len(names) + 5) + "|",
+    ]
     for cell, values in record["cells"].items():
-        scores = " | ".join(f"{mean_score(values['found'][name]):.1f}" for name in names)
-        lines.append(f"| {cell} | {100 * values['unpruned']:.1f} | {scores} | {values['forwards']:.0f} |")
+        number, scores = common_scores(values["found"])
+        every = 100 * np.mean([point["score"] for point in values["found"]["learned"]["points"].values()])
+        cells = " | ".join(f"{score:.1f}" for score in scores)
+        lines.append(
+            f"| {cell} | {100 * values['unpruned']:.1f} | {number} | {cells} | {every:.1f} | {values['forwards']:.0f} |"
+        )
     return "\n".join(lines)
 
 
@@ -31,10 +40,8 @@ def moved_table(moved: dict) -> str:
     sources = list(next(iter(moved.values()))["found"])
     lines = [f"| measured on | budgets | {' | '.join(sources)} |", "|---" * (len(sources) + 2) + "|"]
     for target, values in moved.items():
-        found = values["found"]
-        common = [b for b in found[sources[0]]["points"] if all(b in found[source]["points"] for source in sources)]
-        scores = [100 * np.mean([found[source]["points"][b]["score"] for b in common]) for source in sources]
-        lines.append(f"| {target} | {len(common)} | {' | '.join(f'{score:.1f}' for score in scores)} |")
+        number, scores = common_scores(values["found"])
+        lines.append(f"| {target} | {number} | {' | '.join(f'{score:.1f}' for score in scores)} |")
     return "\n".join(lines)
 
 

@@ -36,13 +36,9 @@ def start(where, logs, quotas):
     return processes
 
 
-@pytest.fixture(params=["journal", "sqlite"])
-def where(request, tmp_path):
-    return str(tmp_path / "study.log") if request.param == "journal" else f"sqlite:///{tmp_path}/study.db"
-
-
-def test_four_workers_one_killed(where, tmp_path):
+def test_four_workers_one_killed(tmp_path):
     """The fourth is killed in the middle of its third trial; the others take that over."""
+    where = str(tmp_path / "study.log")
     logs = [tmp_path / f"{index}.txt" for index in range(4)]
     processes = start(where, logs, (5, 5, 5, 3))
     os.kill(processes[3].pid, signal.SIGKILL)
