@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 
-from experiments.engine.measure import Side, peak_bytes, seconds, time_pairs, wait_for
+from vispco.profiling import Side, peak_bytes, seconds, time_pairs, wait_for
 from experiments.engine.models import PRESETS, TEXT_TOKENS, Preset, Workload
 from vispco import ModelCard, PruningConfig, count_flops, prune
 from vispco.cost import FlopReport

@@ -17,7 +17,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-from experiments.engine.measure import Pairs, peak_bytes, seconds
+from vispco.profiling import Pairs, peak_bytes, seconds
 from vispco import count_flops
 from vispco.engine import Replay, observed_attention
 from vispco.engine.losses import relaxed_losses

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-from experiments.engine.measure import Pairs, clocks, peak_bytes, seconds
+from vispco.profiling import Pairs, clocks, peak_bytes, seconds
 from experiments.engine.models import IMAGE, LLAMA_7B, SMALL, TEXT_TOKENS, TINY, Decoder
 from experiments.selectors.page import rewrite, table
 from vispco import ModelCard, PruningConfig, prune

@@ -41,10 +41,29 @@ def test_projection_of_the_best_configuration(run, capsys):
 
 def test_without_the_option_the_schedule_is_exported(run):
     assert export(run) == 0
-    assert PruningConfig.load(run / "best.json") == PruningConfig(**CONFIG, budget=0.7)
+    assert PruningConfig.load(run / "best.json") == PruningConfig(**CONFIG, budget=0.7, provenance={"cost": "flops"})
 
 
 def test_an_unknown_selector_is_refused_before_anything_is_written(run, capsys):
     assert export(run, "--project-to-input", "fastw") == 2
     assert "selector 'fastw' is unknown; choose one of" in capsys.readouterr().err
     assert not (run / "best.json").exists()
+
+
+def test_a_budget_may_be_of_another_cost(run, capsys):
+    both = [
+        {**CONFIG, "costs": {"flops": 0.6, "kv": 0.9}},
+        {**CONFIG, "costs": {"flops": 0.65, "kv": 0.5}, "quality": {"kl": 0.2}},
+    ]
+    (run / "frontier.json").write_text(json.dumps({"configs": both, "cost": "flops"}))
+    assert export(run) == 0
+    assert PruningConfig.load(run / "best.json").costs["kv"] == 0.9
+    assert export(run, "--cost", "kv") == 0
+    config = PruningConfig.load(run / "best.json")
+    assert (config.costs["kv"], config.provenance["cost"]) == (0.5, "kv")
+    assert "0.500 of the unpruned kv" in capsys.readouterr().out
+    (run / "frontier.json").write_text(json.dumps({"configs": both, "cost": "kv"}))
+    assert export(run) == 0
+    assert PruningConfig.load(run / "best.json").costs["kv"] == 0.5, "the cost of the run's budgets is the default"
+    assert export(run, "--cost", "latency") == 2
+    assert "cost 'latency' is not known in this run; choose one of flops, kv" in capsys.readouterr().err

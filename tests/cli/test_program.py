@@ -343,4 +343,4 @@ def test_the_console_script_runs_in_a_process_of_its_own(tmp_path):
         capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}, timeout=120,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("vispco: budget 0.01 cannot be reached")
+    assert done.stderr.strip().splitlines()[-1].startswith("vispco: budget 0.01 of flops cannot be reached")

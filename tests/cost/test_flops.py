@@ -16,8 +16,8 @@ from vispco.cost import REGISTRY, DecoderShape, FlopCost, count_flops
 from vispco.engine import prune
 from vispco.errors import BudgetError, ConfigError, ModelError
 
-COVERED = {"flops"}
-"""Costs whose conformance is tested here."""
+COVERED = {"flops", "decode_flops", "kv", "peak", "latency", "generation"}
+"""Costs whose conformance is tested here and in the files beside this one."""
 
 LLAVA_7B = LlamaConfig(
     hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32,
@@ -216,7 +216,8 @@ def test_budgets_within_reach():
 def test_budgets_out_of_reach(budget):
     cost = FlopCost(SMALL, SAMPLES)
     floor = [1.0, 1e-6, 1e-6, 1e-6]
-    message = rf"budget {budget:g} cannot be reached: .* run from {cost.exact(floor):.3f} .* to 1\.000 .*; choose a"
+    least = f"{cost.exact(floor):.3f}"
+    message = rf"budget {budget:g} of flops cannot be reached: .* runs from {least} .* to 1\.000 .*; choose a"
     with pytest.raises(BudgetError, match=message):
         cost.check_budget(budget, floor)
 

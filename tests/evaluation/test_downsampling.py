@@ -84,7 +84,7 @@ def test_the_full_side_is_the_stock_model_bit_by_bit(micro, samples, found):
         assert torch.equal(model(**prompts(smaller, samples[:8])).logits, stock)
     with smaller_images(model, processor, 0.5):
         assert torch.equal(model(**prompts(processor, samples[:8])).logits, stock), "full-size pictures inside a block"
-    assert found[10].cost == found[10].share == 1.0
+    assert found[10].costs["flops"] == found[10].share == 1.0
     assert np.abs(found[10].quality.kl).max() < 1e-6
 
 
@@ -134,7 +134,7 @@ def test_the_cost_is_that_of_as_many_visual_tokens(micro, evaluator, found, side
     spent = [count_flops(config, tokens, side * side, (1.0,) * 8).total for tokens in text]
     whole = [count_flops(config, tokens, 100, (1.0,) * 8).total for tokens in text]
     assert len(set(text)) > 1
-    assert found[side].cost == pytest.approx(sum(spent) / sum(whole), rel=1e-12)
+    assert found[side].costs["flops"] == pytest.approx(sum(spent) / sum(whole), rel=1e-12)
     assert found[side].share == side * side / 100
 
 
@@ -174,7 +174,7 @@ def test_the_ledger_is_charged_with_what_ran(micro, samples):
     ledger, done = Ledger(), []
     evaluator = Evaluator(*micro, samples[:10], ledger=ledger, batch_size=4)
     ledger.forwards = 0.0
-    cost = downsample(evaluator, 0.5, advance=done.append).cost
+    cost = downsample(evaluator, 0.5, advance=done.append).costs["flops"]
     assert ledger.forwards == pytest.approx(10 * cost)
     assert done == [4, 4, 2]
 
@@ -185,11 +185,11 @@ def test_points_stand_beside_others(micro, evaluator, found):
     for field in set(MERGE_KEYS) - {"split"}:
         assert getattr(point, field) == getattr(small, field) == getattr(provenance, field)
     assert point.split == small.split == "test"
-    assert point.name == f"downsampled b={found[7].cost:.3f}"
+    assert point.name == f"downsampled b={found[7].costs['flops']:.3f}"
     assert is_control(point)
     assert small.name != point.name
     assert point.keep == (0.49,) * 8
-    assert point.costs == {"flops": found[7].cost}
+    assert point.costs == found[7].costs
     assert point.quality == {"score": found[7].quality.score.mean(), "kl": found[7].quality.kl.mean()}
     assert list(point.slices) == sorted({sample.slice for sample in evaluator.samples})
     reading = [sample.slice == "reading" for sample in evaluator.samples]
@@ -321,7 +321,7 @@ def test_any_resolution(name, any_resolution):
     keep = (1.0,) * 4
     spent = sum(count_flops(model.config, t, v, keep).total for t, v in zip(text, visual, strict=True))
     whole = sum(count_flops(model.config, t, v, keep).total for t, v in zip(text, [24, 52, 6], strict=True))
-    assert half.cost == pytest.approx(spent / whole, rel=1e-12)
+    assert half.costs["flops"] == pytest.approx(spent / whole, rel=1e-12)
     assert half.share == 22 / 82
     ends = [model(**inputs).logits[:, -3:-1].double().log_softmax(-1) for inputs in (full, small)]
     expected = (ends[0].exp() * (ends[0] - ends[1])).sum(dim=-1)

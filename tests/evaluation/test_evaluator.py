@@ -225,9 +225,8 @@ def test_candidates_with_settings_of_their_own_are_measured_with_them(micro, eva
     tuned = [Candidate(f"{alpha}", "tpe", KEEP, params={"alpha": alpha}) for alpha in (1.0, 0.0, 1.0)]
     base = evaluator.share("balanced_fastv", {"alpha": 0.5})
     plain = Candidate("plain", "tpe", KEEP)
-    measured = measure(
-        base, base.cost(), [tuned[0], plain, *tuned[1:]], provenance, split="validation", advance=steps.append
-    )
+    candidates = [tuned[0], plain, *tuned[1:]]
+    measured = measure(base, candidates, provenance, split="validation", advance=steps.append)
     assert [point.name for point, _ in measured] == ["1.0", "plain", "0.0", "1.0"]
     assert [point.selector_params["alpha"] for point, _ in measured] == [1.0, 0.5, 0.0, 1.0]
     for point, quality in measured:

@@ -32,7 +32,7 @@ def test_candidates_are_measured_with_their_own_selector_at_its_cost(micro, eval
         Candidate("defaults", "tpe", KEEP, selector="mob", params={}),
     ]
     provenance = Provenance.of(*micro, seed=0)
-    measured = measure(evaluator, evaluator.cost(), candidates, provenance, split="validation")
+    measured = measure(evaluator, candidates, provenance, split="validation")
     points = {point.name: point for point, _ in measured}
     assert [(point.selector, point.selector_params) for point in points.values()] == [
         ("mob", {"share": 1.0, "k": 9}),

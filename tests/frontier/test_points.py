@@ -180,7 +180,7 @@ def test_comparable_names_field_and_both_values(make_point, field):
 
 def test_comparable_accepts_what_may_differ(make_point):
     free = {"method": "step", "selector": "random", "keep": (1.0,), "seed": 9, "samples": 3, "budget": 0.5}
-    free["selector_params"] = {"seed": 9}
+    free["selector_params"], free["basis"] = {"seed": 9}, {"latency": "another table"}
     comparable([make_point(), make_point(0.1, 0.2, name="other", slices={}, **free)])
     comparable([])
     assert set(free) | set(FIELDS) | {"name", "costs", "quality", "slices"} == set(Point.model_fields)

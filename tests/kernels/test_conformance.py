@@ -155,6 +155,15 @@ def test_starts_are_legal_distinct_and_spread(name, steps, layers):
 
 
 @every_kernel
+def test_starts_may_keep_nothing(name, steps):
+    kernel = make_kernel(name, LAYERS, steps)
+    starts = kernel.starts([0.5, 0.0])
+    assert starts.isfinite().all()
+    assert torch.equal(kernel.project(starts), starts)
+    assert (kernel.harden(starts)[:, -1] < 1e-3).any()
+
+
+@every_kernel
 @pytest.mark.parametrize("layers", [8, 32])
 def test_encoded_schedule_hardens_to_itself(name, steps, layers):
     kernel = make_kernel(name, layers, steps)

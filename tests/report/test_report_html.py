@@ -98,7 +98,7 @@ def test_indicators_and_their_ratios(page):
 def test_no_columns_for_a_grid_that_was_not_run(data):
     page = Page(render_report(replace(data, budgets=data.budgets[1:], indicators=data.indicators[1:2])))
     assert page.table("budgets") == [
-        ["Budget", "FLOPs", "Accuracy, %", "Learned schedule, % kept by layer"],
+        ["Budget", "Prefill FLOPs", "Accuracy, %", "Learned schedule, % kept by layer"],
         ["0.5", "0.500", "83.0", "0: 100, 1\N{EN DASH}2: 50, 3: <1"],
         ["unpruned", "1.000", "95.0", "0: 100, 1\N{EN DASH}2: 50, 3: <1"],
     ]

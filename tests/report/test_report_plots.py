@@ -48,7 +48,7 @@ def test_other_costs_and_qualities_are_named(make_point, tmp_path):
     point = make_point("a", "grid", 0.5, 0.5, costs={"kv": 0.4}, quality={"kl": 0.2}, split="validation")
     plot_frontiers([point], tmp_path / "a.svg", cost="kv", quality="kl")
     found = texts((tmp_path / "a.svg").read_text())
-    assert "kv, fraction of unpruned" in found
+    assert "KV cache, fraction of unpruned" in found
     assert "kl on validation split" in found
 
 

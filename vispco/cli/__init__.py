@@ -1,4 +1,4 @@
-"""The program: ``vispco search | compare | export | eval | models | selectors``."""
+"""The program: ``vispco VERB``."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -7,10 +7,12 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils import logging
 
+from vispco.cli.bench import run_bench
 from vispco.cli.compare import compare
 from vispco.cli.eval import evaluate
 from vispco.cli.export import export
 from vispco.cli.models import models
+from vispco.cli.profile import profile
 from vispco.cli.search import search
 from vispco.cli.selectors import selectors
 from vispco.errors import InputError
@@ -20,16 +22,20 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "compare": compare,
     "export": export,
     "eval": evaluate,
+    "bench": run_bench,
+    "profile": profile,
     "models": models,
     "selectors": selectors,
 }
 
 USAGE = """usage: vispco VERB ...
 
+  vispco profile [-o latency.json] [overrides]   measure times on this device; what budgets can be met
   vispco search [overrides]                      learn a frontier, verify it, write a run folder
   vispco compare RUN [RUN ...] [-o PLOT]         overlay the frontiers of several runs
   vispco export RUN --budget 0.5 -o best.json    write the best configuration within a budget
   vispco eval best.json [overrides]              task scores of one configuration, by `generate`
+  vispco bench best.json [-o JSON] [overrides]   time, memory and energy of one configuration against the stock model
   vispco models                                  models that can be pruned, what is refused and why
   vispco selectors                               methods that choose tokens, what each needs, and its knobs
 

@@ -33,20 +33,26 @@ def compare(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="vispco compare", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of finished searches")
     parser.add_argument("-o", "--output", type=Path, help="plot to write (.png or .svg)")
+    parser.add_argument("--cost", default="flops", help="cost to compare over: flops, kv, latency, ... (flops)")
     options = parser.parse_args(arguments)
+    cost = options.cost
     series: dict[str, list[Point]] = {}
     for path in options.runs:
         for point in report_points(RunFolder(path)):
             series.setdefault(f"{path}: {point.method}", []).append(point)
     everything = [point for points in series.values() for point in points]
     comparable(everything)
-    truth = pareto_front(everything)
+    truth = pareto_front(everything, cost)
     table = Table("run and method", "points", "best score", "hypervolume", "IGD+", "epsilon")
     for name, points in series.items():
-        numbers = (hypervolume(points), igd_plus(points, truth), epsilon(points, truth))
+        numbers = (
+            hypervolume(points, cost=cost),
+            igd_plus(points, truth, cost=cost),
+            epsilon(points, truth, cost=cost),
+        )
         best = max(point.quality["score"] for point in points)
         table.add_row(name, str(len(points)), f"{best:.3f}", *(f"{number:.4f}" for number in numbers))
     Console().print(table)
     if options.output is not None:
-        plot_frontiers(everything, options.output, title=f"{len(options.runs)} runs")
+        plot_frontiers(everything, options.output, cost=cost, title=f"{len(options.runs)} runs")
         print(options.output)

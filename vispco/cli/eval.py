@@ -6,13 +6,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from vispco.cli.search import config_folder
+from vispco.cli.overrides import parse_overrides
 from vispco.config import PruningConfig
 from vispco.data import Sample, exact_match, load_samples
 from vispco.engine import load_checkpoint, prune
@@ -33,12 +31,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         raise ConfigError("usage: vispco eval best.json [overrides]; the first word has to be the file")
     config = PruningConfig.load(arguments[0])
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        plain: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
-            compose("search", list(arguments[1:])), resolve=True
-        )
-    plain.pop("experiment", None)
-    settings = RunSettings.parse(plain)
+    settings = parse_overrides(arguments[1:])
     model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
     data = settings.data
     samples = load_samples(data.path, data.report_split, data.report_samples, seed=data.seed)

@@ -11,20 +11,25 @@ from vispco.runs import RunFolder
 from vispco.selectors import make_selector
 
 
-def best_within(configs: Sequence[PruningConfig], budget: float) -> PruningConfig:
+def best_within(configs: Sequence[PruningConfig], budget: float, cost: str = "flops") -> PruningConfig:
     """The configuration with the least search-split KL among those whose exact cost is within ``budget``.
 
     Raises
     ------
     BudgetError
         With the cheapest one there is.
+    RunError
+        If the run does not know that cost.
     """
-    allowed = [config for config in configs if config.costs["flops"] <= budget]
+    known = sorted(set.intersection(*(set(config.costs) for config in configs)))
+    if cost not in known:
+        raise RunError(f"cost {cost!r} is not known in this run; choose one of {', '.join(known)}")
+    allowed = [config for config in configs if config.costs[cost] <= budget]
     if not 0.0 < budget <= 1.0 or not allowed:
-        least = min(config.costs["flops"] for config in configs)
-        raise BudgetError(f"budget {budget:g} is outside what this run reached; choose one in {least:.3f}..1")
+        least = min(config.costs[cost] for config in configs)
+        raise BudgetError(f"budget {budget:g} of {cost} is outside what this run reached; choose one in {least:.3f}..1")
     best = min(allowed, key=lambda config: config.quality["kl"])
-    return best.model_copy(update={"budget": budget})
+    return best.model_copy(update={"budget": budget, "provenance": {**best.provenance, "cost": cost}})
 
 
 def read_configs(folder: RunFolder) -> list[PruningConfig]:
@@ -47,7 +52,8 @@ def export(arguments: Sequence[str]) -> None:
     """Parse the arguments and write the file."""
     parser = argparse.ArgumentParser(prog="vispco export", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a finished search")
-    parser.add_argument("--budget", type=float, required=True, help="allowed fraction of the unpruned prefill FLOPs")
+    parser.add_argument("--budget", type=float, required=True, help="allowed fraction of the unpruned model's cost")
+    parser.add_argument("--cost", help="cost that the budget is of; that of the run's budgets if not given")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument(
         "--predict",
@@ -61,9 +67,11 @@ def export(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     if options.predict:
-        config = predict(options.run, options.budget)
+        config = predict(options.run, options.budget, options.cost)
     else:
-        config = best_within(read_configs(RunFolder(options.run)), options.budget)
+        folder = RunFolder(options.run)
+        cost = options.cost or folder.read_frontier().get("cost", "flops")
+        config = best_within(read_configs(folder), options.budget, cost)
     if options.project_to_input is not None:
         projection = config.project_to_input(selector=options.project_to_input)
         make_selector(projection.config.selector, projection.config.selector_params)
@@ -71,5 +79,5 @@ def export(arguments: Sequence[str]) -> None:
         print(f"{options.output}: keep {projection.ratio:g} before the first layer, not measured. {projection.loses}")
         return
     config.save(options.output)
-    measured = ", not measured" if options.predict else ""
-    print(f"{options.output}: {config.costs['flops']:.3f} of the unpruned prefill, keep {list(config.keep)}{measured}")
+    cost, measured = str(config.provenance["cost"]), ", not measured" if options.predict else ""
+    print(f"{options.output}: {config.costs[cost]:.3f} of the unpruned {cost}, keep {list(config.keep)}{measured}")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from vispco.cli.sampling import candidate, identity, knobs_of, storage_of
-from vispco.cost import FlopCost
+from vispco.cost import Cost
 from vispco.evaluation import Candidate, Evaluator, Ledger, Provenance, measure
 from vispco.frontier import Point, best_at_cost, pareto_front
 from vispco.kernels import make_kernel
@@ -99,7 +99,8 @@ class Finder:
         Gets loss, violation and multiplier of every learning step.
     bar : callable
         Makes a progress bar from a title and a total.
-    cost : FlopCost
+    cost : Cost
+        With its limits
     provenance : Provenance
     folder : Path
         Of the run.
@@ -110,7 +111,7 @@ class Finder:
         settings: RunSettings,
         tracker: Tracker,
         bar: Callable[..., AbstractContextManager[tuple[Progress, TaskID]]],
-        cost: FlopCost,
+        cost: Cost,
         provenance: Provenance,
         folder: Path,
     ):
@@ -153,14 +154,17 @@ class Finder:
             spent = evaluator.ledger.forwards
             (point,) = self._measure(evaluators[proposal.selector], [named(number, proposal)])
             forwards = evaluator.ledger.forwards - spent
-            return Measured(point.costs[self.cost.name], point.quality["kl"], forwards, point.model_dump(mode="json"))
+            over = [point.costs[cost.name] - limit for cost, limit in self.cost.limits.items()]
+            return Measured(
+                point.costs[self.cost.name], point.quality["kl"], forwards, point.model_dump(mode="json"), tuple(over)
+            )
 
         with self.bar(f"{method.name}: {method.trials} schedules", method.trials) as (bar, task):
             search = SampledSearch(
                 method.name, Space(evaluator.replay.layers, settings.kernel.steps, knobs_of(settings, method)),
                 settings.budget.values, trials=method.trials, seed=settings.seed,
                 storage=storage_of(method, self.folder), study=method.study or method.name,
-                identity=identity(settings, method, evaluator.samples, self.provenance),
+                identity=identity(settings, method, evaluator.samples, self.provenance, self.cost),
                 report=lambda done: bar.update(task, completed=done),
             )  # fmt: skip
             told = search.run(measure_one)
@@ -175,12 +179,13 @@ class Finder:
     ) -> Found:
         """What is best for each budget, and the front, of candidates that were all measured."""
         by_name = {candidate.name: candidate for candidate in candidates}
+        allowed = [point for point in points if self.cost.allows(point.costs)]
         best, search_kl = {}, {}
         for budget in self.settings.budget.values:
-            choice = best_at_cost(points, budget, quality="kl")
+            choice = best_at_cost(allowed, budget, cost=self.cost.name, quality="kl")
             if choice is not None:
                 best[budget], search_kl[budget] = by_name[choice.name], choice.quality["kl"]
-        front = [by_name[point.name] for point in pareto_front(points, quality="kl")]
+        front = [by_name[point.name] for point in pareto_front(allowed, cost=self.cost.name, quality="kl")]
         return Found(method, best, search_kl, front, list(points), evaluator.ledger.forwards)
 
     def _learn(self, method: LearnedMethod, evaluator: Evaluator) -> Found:
@@ -268,5 +273,5 @@ class Finder:
         self, evaluator: Evaluator, candidates: Sequence[Candidate], advance: Callable[[float], None] | None = None
     ) -> list[Point]:
         """Points of the search split."""
-        found = measure(evaluator, self.cost, candidates, self.provenance, split=self.split, advance=advance)
+        found = measure(evaluator, candidates, self.provenance, split=self.split, advance=advance)
         return [point for point, _ in found]

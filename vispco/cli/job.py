@@ -11,8 +11,10 @@ import numpy as np
 from rich.console import Console
 
 from vispco.cli.finding import Finder, Found, progress_bar
+from vispco.cli.profile import TABLE, known_table, new_table
 from vispco.cli.sampling import knobs_of, storage_of
 from vispco.config import ModelCard
+from vispco.cost import LatencyTable
 from vispco.data import Sample, load_samples
 from vispco.engine import load_checkpoint, model_card
 from vispco.errors import BudgetError, ModelError
@@ -22,6 +24,7 @@ from vispco.evaluation import (
     Provenance,
     Quality,
     TeacherCache,
+    basis_of,
     make_point,
     measure,
     measure_downsampled,
@@ -54,6 +57,8 @@ class Outcome:
     """Everything that a run hands over; points are of the report split unless ``found`` holds them."""
 
     card: ModelCard
+    cost: str
+    table: LatencyTable | None
     found: list[Found]
     points: list[Point]
     rows: list[Row]
@@ -104,31 +109,50 @@ class SearchJob:
         card = model_card(model, settings.model.path)
         searching = load_samples(data.path, data.search_split, data.search_samples, seed=data.seed)
         reporting = load_samples(data.path, data.report_split, data.report_samples, seed=data.seed)
+        table = self._table(model, processor, [*searching, *reporting])
         cache = TeacherCache(limit=int(data.cache_gib * 2**30)) if data.cache_gib else None
         evaluator_on = partial(
             Evaluator, model, processor, selector=selector.name, selector_params=selector.params,
-            batch_size=data.batch_size, cache=cache,
+            batch_size=data.batch_size, cache=cache, new_tokens=settings.cost.new_tokens, table=table,
         )  # fmt: skip
         with self._bar("unpruned answers"):
             evaluator = evaluator_on(searching)
         cost = evaluator.cost(settings.cost.name)
+        cost = cost.within({evaluator.cost(name): limit for name, limit in settings.budget.limits.items()})
         for budget in settings.budget.values:
             cost.check_budget(budget, cheapest_schedule(card.layers))
         finder = Finder(settings, self.tracker, self._bar, cost, provenance, self.folder)
         found = [finder.find(method, evaluator) for method in methods]
         if not found[0].best:
             front = {candidate.name for candidate in found[0].front}
-            least = min(point.costs[cost.name] for point in found[0].points if point.name in front)
+            points = [point for point in found[0].points if point.name in front or not front]
+            least = min(point.costs[cost.name] for point in points)
+            limits = f" and the limits {settings.budget.limits}" if settings.budget.limits else ""
             raise BudgetError(
                 f"no schedule of search={settings.search.name} is within any of the budgets "
-                f"{list(settings.budget.values)}; its cheapest costs {least:.3f}, raise a budget or extend the ladder"
+                f"{list(settings.budget.values)}{limits}; its cheapest costs {least:.3f} of {cost.name}, raise a "
+                "budget or extend the ladder"
             )
         with self._bar("unpruned answers of the report split"):
             report = evaluator_on(reporting)
         measured = self._verify(report, found, provenance, card.layers)
         rows = self._rows(found, measured)
         points = [point for point, _ in measured.values()]
-        return Outcome(card, found, points, rows, measured["unpruned"][0], reporting, model, processor)
+        return Outcome(
+            card, cost.name, table, found, points, rows, measured["unpruned"][0], reporting, model, processor
+        )
+
+    def _table(self, model: Any, processor: Any, samples: Sequence[Sample]) -> LatencyTable | None:
+        """Measured times: those that were given, or new ones, which stay with the run, if a budget is on time."""
+        settings = self.settings
+        if settings.cost.table is not None:
+            return known_table(model, settings)
+        if not settings.timed:
+            return None
+        with self._bar("times of layers and selectors"):
+            table = new_table(model, processor, samples, settings)
+        table.save(self.folder / TABLE)
+        return table
 
     def _verify(
         self, report: Evaluator, found: Sequence[Found], provenance: Provenance, layers: int
@@ -153,9 +177,7 @@ class SearchJob:
             measured |= self._measure_each(report, main, provenance)
         with self._optional("downsampled"):
             split = self.settings.data.report_split
-            for point, quality in measure_downsampled(
-                report, FACTORS, provenance, split=split, cost=self.settings.cost.name
-            ):
+            for point, quality in measure_downsampled(report, FACTORS, provenance, split=split):
                 measured[point.name] = (point, quality)
         return measured
 
@@ -163,16 +185,18 @@ class SearchJob:
         self, report: Evaluator, candidates: Sequence[Candidate], provenance: Provenance
     ) -> dict[str, Measured]:
         """Points of the report split by name, under one selector."""
-        cost, split = report.cost(self.settings.cost.name), self.settings.data.report_split
+        split = self.settings.data.report_split
         title = f"{split} split: {len(candidates)} schedules, {report.selector_name}"
         with self._bar(title, len(report.samples)) as (bar, task):
-            found = measure(report, cost, candidates, provenance, split=split, advance=partial(bar.advance, task))
+            found = measure(report, candidates, provenance, split=split, advance=partial(bar.advance, task))
         return {point.name: (point, quality) for point, quality in found}
 
     def _measure_each(self, report: Evaluator, main: Found, provenance: Provenance) -> dict[str, Measured]:
         """Points of the predictor's schedules per sample; their ``keep`` is the mean over samples."""
         assert main.answers is not None
-        cost, measured = report.cost(self.settings.cost.name), {}
+        costs, measured = report.costs(), {}
+        limits = {costs[name]: limit for name, limit in self.settings.budget.limits.items()}
+        cost = costs[self.settings.cost.name].within(limits)
         for budget in main.best:
             schedules = main.answers.each(budget, report.batches, cost)
             [quality] = report.evaluate([schedules])
@@ -180,7 +204,8 @@ class SearchJob:
             keep = tuple(np.minimum.accumulate(np.mean(schedules, axis=0)).tolist())
             point = make_point(
                 Candidate(name, f"{main.method} per sample", keep, budget), quality, report.samples,
-                {cost.name: cost.exact_each(schedules)}, provenance, split=self.settings.data.report_split,
+                {name: each.exact_each(schedules) for name, each in costs.items()}, provenance, basis=basis_of(costs),
+                split=self.settings.data.report_split,
                 selector=report.selector_name, selector_params=report.selector_params,
             )  # fmt: skip
             measured[name] = (point, quality)

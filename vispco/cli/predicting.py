@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -11,7 +12,7 @@ from transformers import CONFIG_MAPPING
 
 from vispco.cli.job import Outcome
 from vispco.config import ModelCard, PruningConfig
-from vispco.cost import make_cost
+from vispco.cost import LatencyTable, Workload, make_cost
 from vispco.errors import BudgetError, InputError, RunError
 from vispco.kernels import make_kernel
 from vispco.runs import RunSettings
@@ -36,7 +37,11 @@ class _Record(BaseModel):
     steps: int
     knobs: tuple[str, ...]
     cost: str
+    limits: dict[str, float]
     tokens: list[tuple[int, ...]]
+    dtype: str
+    new_tokens: int
+    table: LatencyTable | None
     provenance: dict[str, JsonValue]
 
 
@@ -54,24 +59,36 @@ def predictor_file(settings: RunSettings, outcome: Outcome, run: str) -> bytes |
         steps=settings.kernel.steps,
         knobs=answers.knobs,
         cost=answers.cost.name,
+        limits=settings.budget.limits,
         tokens=answers.cost.tokens,
-        provenance={"run": run, "method": outcome.found[0].method, "seed": settings.seed, "measured": False},
+        dtype=str(outcome.model.dtype).removeprefix("torch."),
+        new_tokens=settings.cost.new_tokens,
+        table=outcome.table,
+        provenance={
+            "run": run,
+            "method": outcome.found[0].method,
+            "seed": settings.seed,
+            "measured": False,
+            "cost": answers.cost.name,
+        },
     )
     tensors = {name: value.contiguous() for name, value in answers.predictor.state_dict().items()}
     return save(tensors, {HEADER: record.model_dump_json()})
 
 
-def predict(run: Path, budget: float) -> PruningConfig:
+def predict(run: Path, budget: float, cost: str | None = None) -> PruningConfig:
     """The configuration that a run's predictor gives for any budget; it has not been measured.
 
     Raises
     ------
     RunError
-        If the run has no predictor, or its file cannot be used.
+        If the run has no predictor, its file cannot be used, or its budgets are of another cost.
     BudgetError
         If the budget is outside those that it was trained for.
     """
     record, answers = _read(run / FILE)
+    if cost not in (None, record.cost):
+        raise RunError(f"the predictor of {run} knows budgets of {record.cost}, not of {cost}; leave --cost out")
     low, high = answers.predictor.budgets.min().item(), answers.predictor.budgets.max().item()
     if not low - 1e-6 <= budget <= high + 1e-6:
         raise BudgetError(
@@ -84,7 +101,7 @@ def predict(run: Path, budget: float) -> PruningConfig:
         keep=keep,
         model=record.model,
         budget=budget,
-        costs={record.cost: answers.cost.exact(keep)},
+        costs={each.name: each.exact(keep) for each in (answers.cost, *answers.cost.limits)},
         provenance=record.provenance,
     )
 
@@ -97,7 +114,12 @@ def _read(path: Path) -> tuple[_Record, Answers]:
         kernel = make_kernel(record.kernel, record.model.layers, record.steps)
         config = CONFIG_MAPPING[record.decoder["model_type"]].from_dict(record.decoder)
         selector = make_selector(record.selector, record.selector_params)
-        cost = make_cost(record.cost, config, record.tokens, selector.flops)
+        work = Workload(
+            config, record.tokens, getattr(torch, record.dtype), record.selector, selector.flops, record.new_tokens,
+            record.table,
+        )  # fmt: skip
+        limits = {make_cost(name, work): limit for name, limit in record.limits.items()}
+        cost = make_cost(record.cost, work).within(limits)
         features = state["inner.weight"].shape[1] - 1
         predictor = Predictor(state["budgets"], state["starts"], state["rates"], features)
         predictor.load_state_dict(state)

@@ -12,7 +12,7 @@ from vispco.config import PruningConfig
 from vispco.data import Sample
 from vispco.engine import prune
 from vispco.evaluation import prompt_text
-from vispco.report import BudgetRow, IndicatorRow, Overlay, ReportData
+from vispco.report import COST_NAMES, BudgetRow, IndicatorRow, Overlay, ReportData
 from vispco.runs import RunSettings
 
 GALLERY = 8
@@ -33,7 +33,8 @@ def report_data(settings: RunSettings, outcome: Outcome, run: str, versions: Map
         **versions,
     }
     return ReportData(
-        title=f"{outcome.card.name}: {' + '.join(settings.selectors)} under a FLOPs budget",
+        title=f"{outcome.card.name}: {' + '.join(settings.selectors)} under a budget of {COST_NAMES[outcome.cost]}",
+        cost=outcome.cost,
         facts=list(facts.items()),
         points=outcome.points,
         budgets=[BudgetRow(row.budget, row.point, row.rival, row.regret) for row in outcome.rows],
@@ -63,7 +64,7 @@ def _indicators(outcome: Outcome) -> list[IndicatorRow]:
 
 def _gallery(settings: RunSettings, outcome: Outcome) -> list[Overlay]:
     """Samples of different slices under the configuration nearest to half of the cost, answered by ``generate``."""
-    row = min(outcome.rows, key=lambda row: abs(row.point.costs["flops"] - 0.5))
+    row = min(outcome.rows, key=lambda row: abs(row.point.costs[outcome.cost] - 0.5))
     config = PruningConfig(
         selector=row.point.selector,
         selector_params=row.point.selector_params,

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from vispco.cli.job import Outcome
 from vispco.config import PruningConfig
-from vispco.frontier import Point, epsilon, hypervolume, igd_plus, pareto_front
+from vispco.frontier import Point, epsilon, hypervolume, igd_plus, pareto_front, rank_correlation
 from vispco.runs import RunSettings
 
 
@@ -20,6 +20,9 @@ def configs(settings: RunSettings, outcome: Outcome, run: str, versions: Mapping
         "seed": settings.seed,
         "search_split": settings.data.search_split,
         "report_split": settings.data.report_split,
+        "cost": settings.cost.name,
+        "limits": dict(settings.budget.limits),
+        "basis": dict(outcome.unpruned.basis),
         "versions": dict(versions),
     }
     return [
@@ -38,31 +41,35 @@ def configs(settings: RunSettings, outcome: Outcome, run: str, versions: Mapping
 
 
 def summary(outcome: Outcome) -> dict[str, float]:
-    """Indicators of every method on the report split, and what the search cost.
+    """Indicators of every method on the report split over the cost of the budgets, and what the search cost.
 
     Hypervolumes have the reference (cost 1, score 0); `above lowest` has the lowest score of a searched
     schedule as its reference instead, which is harder to match. IGD+ and epsilon are against the front of
-    the exhaustive grid.
+    the exhaustive grid. `tau` of two costs is their rank correlation over all points.
     """
+    cost = outcome.cost
     fronts = {found.method: _points_of(outcome, found.method) for found in outcome.found}
     floor = min(point.quality["score"] for point in outcome.points if point.method != "control")
     values: dict[str, float] = {"unpruned score": outcome.unpruned.quality["score"]}
     for method, points in fronts.items():
-        values[f"{method} hypervolume"] = hypervolume(points)
-        values[f"{method} hypervolume above lowest"] = hypervolume(points, reference=(1.0, floor))
+        values[f"{method} hypervolume"] = hypervolume(points, cost=cost)
+        values[f"{method} hypervolume above lowest"] = hypervolume(points, cost=cost, reference=(1.0, floor))
     main, grid = fronts[outcome.found[0].method], fronts.get("grid")
     if grid and main is not grid:
-        truth = pareto_front(grid)
-        values["hypervolume ratio to grid"] = hypervolume(main) / hypervolume(grid)
-        above = hypervolume(main, reference=(1.0, floor)) / hypervolume(grid, reference=(1.0, floor))
-        values["hypervolume ratio to grid above lowest"] = above
-        values["IGD+ to grid"] = igd_plus(main, truth)
-        values["epsilon to grid"] = epsilon(main, truth)
+        truth = pareto_front(grid, cost=cost)
+        for name, reference in (("", (1.0, 0.0)), (" above lowest", (1.0, floor))):
+            ours, theirs = (hypervolume(points, cost=cost, reference=reference) for points in (main, grid))
+            values[f"hypervolume ratio to grid{name}"] = ours / theirs
+        values["IGD+ to grid"] = igd_plus(main, truth, cost=cost)
+        values["epsilon to grid"] = epsilon(main, truth, cost=cost)
     for found in outcome.found:
         values[f"{found.method} forwards"] = found.forwards
     if grid and main is not grid:
         spent = {found.method: found.forwards for found in outcome.found}
         values["cost ratio to grid"] = outcome.found[0].forwards / spent["grid"]
+    for name in ("latency", "generation"):
+        if name in outcome.unpruned.costs:
+            values[f"tau of flops and {name}"] = rank_correlation(outcome.points, "flops", name)
     return values
 
 
@@ -72,13 +79,15 @@ def _points_of(outcome: Outcome, method: str) -> list[Point]:
 
 def frontier_record(settings: RunSettings, outcome: Outcome, run: str, versions: Mapping[str, str]) -> dict[str, Any]:
     """``frontier.json``: configurations, verified front, indicators and regrets."""
-    front = pareto_front(_points_of(outcome, outcome.found[0].method))
+    front = pareto_front(_points_of(outcome, outcome.found[0].method), cost=outcome.cost)
     return {
         "schema_version": "1.0",
         "run": run,
         "method": outcome.found[0].method,
         "search_split": settings.data.search_split,
         "report_split": settings.data.report_split,
+        "cost": outcome.cost,
+        "limits": dict(settings.budget.limits),
         "configs": [config.model_dump(mode="json") for config in configs(settings, outcome, run, versions)],
         "front": [point.model_dump(mode="json") for point in front],
         "indicators": summary(outcome),

@@ -7,6 +7,7 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 from pydantic import JsonValue
 
+from vispco.cost import Cost
 from vispco.data import Sample
 from vispco.evaluation import Candidate, Provenance
 from vispco.runs import RunSettings
@@ -45,7 +46,7 @@ def storage_of(method: SampledMethod, folder: Path) -> BaseStorage:
 
 
 def identity(
-    settings: RunSettings, method: SampledMethod, samples: Sequence[Sample], provenance: Provenance
+    settings: RunSettings, method: SampledMethod, samples: Sequence[Sample], provenance: Provenance, cost: Cost
 ) -> dict[str, JsonValue]:
     """What the measured values depend on besides the proposals."""
     digest = hashlib.sha256()
@@ -61,7 +62,8 @@ def identity(
         "split": settings.data.search_split,
         "samples": len(samples),
         "data": digest.hexdigest()[:16],
-        "cost": settings.cost.name,
+        "cost": [cost.name, cost.basis],
+        "limits": [[other.name, other.basis, limit] for other, limit in cost.limits.items()],
         "selectors": selectors,
     }
 

@@ -17,19 +17,14 @@ from rich.table import Table
 
 import vispco
 from vispco.cli.job import Outcome, SearchJob
+from vispco.cli.overrides import config_folder
 from vispco.cli.predicting import FILE, predictor_file
 from vispco.cli.presentation import report_data
 from vispco.cli.result import configs, frontier_record, summary
 from vispco.errors import InputError, RunError
-from vispco.report import plot_frontiers, plot_schedules, write_report
+from vispco.report import COST_NAMES, plot_costs, plot_frontiers, plot_schedules, write_report
 from vispco.runs import NoTracker, RunFolder, RunSettings, Tracker, WandbTracker
 from vispco.runs.settings import WandbSettings
-
-
-def config_folder() -> Path:
-    """Where the configuration groups are: in the installed package, or beside it in a checkout."""
-    package = Path(vispco.__file__).parent
-    return next(folder for folder in (package.parent / "conf", package / "conf") if (folder / "search.yaml").exists())
 
 
 def search(arguments: Sequence[str]) -> None:
@@ -99,7 +94,9 @@ def _write(folder: RunFolder, settings: RunSettings, outcome: Outcome, tracker: 
     }
     folder.write_json("frontier.json", frontier_record(settings, outcome, folder.path.name, versions))
     title = f"{outcome.card.name}, {' + '.join(settings.selectors)}"
-    plot_frontiers(outcome.points, folder.figure, title=title)
+    plot_frontiers(outcome.points, folder.figure, cost=outcome.cost, title=title)
+    if "latency" in outcome.unpruned.costs:
+        plot_costs(outcome.points, folder.costs, "flops", "latency", title=title)
     plot_schedules([(row.budget, row.point.keep) for row in outcome.rows], folder.schedules, title=title)
     write_report(folder.report, report_data(settings, outcome, folder.path.name, versions))
     predictor = predictor_file(settings, outcome, folder.path.name)
@@ -110,17 +107,18 @@ def _write(folder: RunFolder, settings: RunSettings, outcome: Outcome, tracker: 
         name = f"config-{config.budget:g}.json"
         config.save(folder.path / name)
         files[name] = folder.path / name
-    tracker.finish(outcome.points, summary(outcome), files)
+    tracker.finish(outcome.points, summary(outcome), files, outcome.cost)
 
 
 def _print(folder: RunFolder, outcome: Outcome) -> None:
     table = Table(title=f"{outcome.card.name}: unpruned accuracy {outcome.unpruned.quality['score']:.3f}")
-    for heading in ("budget", "schedule, % kept per layer", "accuracy", "FLOPs", "best grid", "regret [95 %]"):
+    cost = COST_NAMES[outcome.cost]
+    for heading in ("budget", "schedule, % kept per layer", "accuracy", cost, "best grid", "regret [95 %]"):
         table.add_column(heading, justify="right" if heading != "schedule, % kept per layer" else "left")
     for row in outcome.rows:
         keep = " ".join(f"{100 * ratio:.0f}" for ratio in row.point.keep)
-        numbers = (f"{row.point.quality['score']:.3f}", f"{row.point.costs['flops']:.3f}")
-        rival = f"{row.rival.quality['score']:.3f} @ {row.rival.costs['flops']:.3f}" if row.rival else "-"
+        numbers = (f"{row.point.quality['score']:.3f}", f"{row.point.costs[outcome.cost]:.3f}")
+        rival = f"{row.rival.quality['score']:.3f} @ {row.rival.costs[outcome.cost]:.3f}" if row.rival else "-"
         interval = f"{row.regret.value:+.3f} [{row.regret.low:+.3f}, {row.regret.high:+.3f}]" if row.regret else "-"
         table.add_row(f"{row.budget:g}", keep, *numbers, rival, interval)
     console = Console(width=max(120, Console().width))

@@ -1,26 +1,34 @@
 """What a configuration costs: exact from integer counts, soft for the gradient."""
 
-from collections.abc import Sequence
-from typing import Any
+from vispco.cost.base import Cost, Cut, Prompt, Selection
+from vispco.cost.flops import DecodeFlopCost, FlopCost, FlopReport, count_flops
+from vispco.cost.latency import GenerationCost, LatencyCost
+from vispco.cost.memory import KvCost, PeakCost
+from vispco.cost.registry import REGISTRY, TIMED, Workload, check_cost, make_cost, make_costs
+from vispco.cost.shape import DecoderShape, sliding_windows
+from vispco.cost.table import LatencyTable, TableKey
 
-from vispco.cost.flops import Cut, DecoderShape, FlopCost, FlopReport, Selection, count_flops
-from vispco.errors import ConfigError
-
-REGISTRY = {"flops": FlopCost}
-"""Costs by name."""
-
-
-def make_cost(name: str, config: Any, tokens: Sequence[tuple[int, ...]], selection: Selection = 0) -> FlopCost:
-    """The cost called ``name`` over samples; parameters as of :class:`FlopCost`.
-
-    Raises
-    ------
-    ConfigError
-        If there is none of that name.
-    """
-    if name not in REGISTRY:
-        raise ConfigError(f"cost {name!r} is unknown; choose one of {', '.join(REGISTRY)}")
-    return REGISTRY[name](config, tokens, selection)
-
-
-__all__ = ["REGISTRY", "Cut", "DecoderShape", "FlopCost", "FlopReport", "count_flops", "make_cost"]
+__all__ = [
+    "REGISTRY",
+    "TIMED",
+    "Cost",
+    "Cut",
+    "DecodeFlopCost",
+    "DecoderShape",
+    "FlopCost",
+    "FlopReport",
+    "GenerationCost",
+    "KvCost",
+    "LatencyCost",
+    "LatencyTable",
+    "PeakCost",
+    "Prompt",
+    "Selection",
+    "TableKey",
+    "Workload",
+    "check_cost",
+    "count_flops",
+    "make_cost",
+    "make_costs",
+    "sliding_windows",
+]

@@ -1,4 +1,4 @@
-"""Floating-point operations of the language model's prefill, exact and soft by one formula.
+"""Floating-point operations of the language model, exact and soft by one formula.
 
 A multiply-add counts 2, attention is counted in full (every query against every key, as
 ``torch.utils.flop_counter`` does), norms, rotary embeddings and softmax are not counted. For a layer with ``n`` tokens,
@@ -11,115 +11,18 @@ hidden width ``d``, ``H`` query and ``G`` key/value heads of ``D`` dimensions an
     selection   = 2 n H D                    per attention row that a selector reads before a cut; see :class:`Cut`
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vispco.errors import BudgetError, ConfigError, ModelError
-from vispco.schedule import check_keep, keep_counts
-
-Number = TypeVar("Number", float, Tensor)
-
-
-@dataclass(frozen=True)
-class DecoderShape:
-    """The sizes of a decoder that its cost depends on."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp: int
-    vocabulary: int
-
-    @classmethod
-    def of(cls, config: Any) -> "DecoderShape":
-        """Read the sizes from a Hugging Face configuration (of the whole model or of its text part).
-
-        Raises
-        ------
-        ModelError
-            If a size is missing.
-        """
-        text = config.get_text_config()
-        try:
-            return cls(
-                layers=text.num_hidden_layers,
-                hidden=text.hidden_size,
-                heads=text.num_attention_heads,
-                kv_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
-                head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-                mlp=text.intermediate_size,
-                vocabulary=text.vocab_size,
-            )
-        except AttributeError as error:
-            raise ModelError(f"model type {config.model_type!r} gives no decoder sizes ({error})") from None
-
-    def projections(self, tokens: Number) -> Number:
-        """Query, key, value and output projections of one layer."""
-        return 2.0 * self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads) * tokens
-
-    def attention(self, tokens: Number) -> Number:
-        """Attention scores and weighted values of one layer."""
-        return 4.0 * self.heads * self.head_dim * tokens * tokens
-
-    def mlp_cost(self, tokens: Number) -> Number:
-        """The gated MLP of one layer."""
-        return 6.0 * self.hidden * self.mlp * tokens
-
-    def layer(self, tokens: Number) -> Number:
-        """One layer in which ``tokens`` tokens (text and visual) run."""
-        return self.projections(tokens) + self.attention(tokens) + self.mlp_cost(tokens)
-
-    @property
-    def kv_numbers(self) -> int:
-        """Numbers that one layer's cache holds per token: a key and a value."""
-        return 2 * self.kv_heads * self.head_dim
-
-    @property
-    def lm_head(self) -> float:
-        """Logits of one position."""
-        return 2.0 * self.hidden * self.vocabulary
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where a selector chooses tokens of one sample.
-
-    Attributes
-    ----------
-    shape : DecoderShape
-    tokens : float
-        Text and visual tokens that run before the cut.
-    visual, kept : float
-        Visual tokens before and after it.
-    question : float
-        Text tokens after the last visual one, up to the end of the prompt.
-    streams : int
-        Vectors per token that a merge has to put together: its hidden state, and what the vision tower still adds to
-        layers from here on (DeepStack).
-    """
-
-    shape: DecoderShape
-    tokens: float
-    visual: float
-    kept: float
-    question: float
-    streams: int = 1
-
-    @property
-    def attention_row(self) -> float:
-        """FLOPs of one row of attention scores, all heads."""
-        return 2.0 * self.tokens * self.shape.heads * self.shape.head_dim
-
-
-Selection = int | Callable[[Cut], float]
-"""FLOPs of choosing tokens at a cut; a number is that of attention rows."""
+from vispco.cost.base import Cost, Cut, Prompt, Selection
+from vispco.cost.shape import DecoderShape, sliding_windows
+from vispco.schedule import check_keep
 
 
 @dataclass(frozen=True)
@@ -175,16 +78,19 @@ def count_flops(
     ConfigError
         If ``keep`` is not a schedule for this model.
     """
-    shape = DecoderShape.of(config)
-    counts = keep_counts(check_keep(keep, shape.layers), visual_tokens, floor=images)
-    tokens = [float(text_tokens + count) for count in counts.tolist()]
-    full = float(text_tokens + visual_tokens)
-    asked = float(text_tokens if question is None else question)
-    before = [visual_tokens, *counts.tolist()]
-    deepstack = len(getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None) or ())
+    prompt = Prompt(text_tokens, visual_tokens, images, question)
+    counts = prompt.counts(check_keep(keep, DecoderShape.of(config).layers))
+    return _report(DecoderShape.of(config), _deepstack(config), prompt, counts, selection)
+
+
+def _report(
+    shape: DecoderShape, deepstack: int, prompt: Prompt, counts: Sequence[int], selection: Selection
+) -> FlopReport:
+    tokens = [float(prompt.text + count) for count in counts]
+    asked = float(prompt.text if prompt.question is None else prompt.question)
     cuts = [
-        Cut(shape, float(text_tokens + had), float(had), float(kept), asked, 1 + max(0, deepstack - layer))
-        for layer, (had, kept) in enumerate(pairwise(before))
+        Cut(shape, float(prompt.text + had), float(had), float(kept), asked, 1 + max(0, deepstack - layer))
+        for layer, (had, kept) in enumerate(pairwise([prompt.visual, *counts]))
         if kept < had
     ]
     return FlopReport(
@@ -193,107 +99,87 @@ def count_flops(
         mlp=sum(map(shape.mlp_cost, tokens)),
         lm_head=shape.lm_head,
         selection=sum(selection * cut.attention_row if isinstance(selection, int) else selection(cut) for cut in cuts),
-        unpruned=shape.layers * shape.layer(full) + shape.lm_head,
+        unpruned=shape.layers * shape.layer(float(prompt.total)) + shape.lm_head,
     )
 
 
-class FlopCost:
-    """Prefill FLOPs over a set of samples, as a fraction of the unpruned prefill (a ratio of means).
+def _deepstack(config: Any) -> int:
+    """Number of decoder layers to whose output the vision tower adds."""
+    return len(getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None) or ())
 
-    Samples with equal token numbers are counted once and weighted.
+
+class FlopCost(Cost):
+    """FLOPs of the prefill; see :func:`count_flops`.
 
     Parameters
     ----------
-    config
-        Hugging Face configuration of the model.
-    tokens : sequence of (text_tokens, visual_tokens[, images[, question]]), one per sample
+    config, tokens
+        As of :class:`vispco.cost.base.Cost`.
     selection : int or callable
-        See :func:`count_flops`.
+        What choosing tokens costs; see :func:`count_flops`.
     """
 
-    name = "flops"
+    name, unit = "flops", "FLOPs"
 
     def __init__(self, config: Any, tokens: Sequence[tuple[int, ...]], selection: Selection = 0):
-        self.config = config
-        self.shape = DecoderShape.of(config)
-        self.selection = selection
-        self.tokens = list(tokens)
-        kinds = sorted(set(tokens))
-        self.kinds = kinds
-        self.weights = [tokens.count(kind) / len(tokens) for kind in kinds]
-        self.text = torch.tensor([text for text, *_ in kinds], dtype=torch.float64)
-        self.visual = torch.tensor([visual for _, visual, *_ in kinds], dtype=torch.float64)
-        self._weight = torch.tensor(self.weights, dtype=torch.float64)
+        self.selection, self._deepstack = selection, _deepstack(config)
+        super().__init__(config, tokens, selection=selection)
+
+    def spent(self, prompt: Prompt, counts: Sequence[int]) -> float:
+        """FLOPs of one prefill, selection included."""
+        return _report(self.shape, self._deepstack, prompt, counts, self.selection).total
+
+    def soft_spent(self, visual: Tensor) -> Tensor:
+        """Without selection."""
+        return self.shape.layer(self.text + visual).sum(dim=-2) + self.shape.lm_head
+
+
+class DecodeFlopCost(Cost):
+    """FLOPs of decoding ``new_tokens`` tokens after the one that the prefill gives.
+
+    Token ``t`` (from 0) runs every layer once and reads ``k + t + 1`` keys of a layer that holds ``k`` after the
+    prefill, itself included; a sliding window of ``W`` lets it read ``W`` at most::
+
+        new_tokens * (L (projections(1) + mlp(1)) + lm_head) + sum over t, layers of 4 H D min(k + t + 1, W)
+
+    Parameters
+    ----------
+    config, tokens
+        As of :class:`vispco.cost.base.Cost`.
+    new_tokens : int
+    """
+
+    name, unit = "decode_flops", "FLOPs"
+
+    def __init__(self, config: Any, tokens: Sequence[tuple[int, ...]], new_tokens: int):
+        self.new_tokens, self.windows = new_tokens, sliding_windows(config)
+        super().__init__(config, tokens, new_tokens=new_tokens)
 
     @property
-    def unpruned(self) -> float:
-        """Mean FLOPs of an unpruned prefill."""
-        full = self.shape.layers * self.shape.layer(self.text + self.visual) + self.shape.lm_head
-        return float((full * self._weight).sum())
+    def basis(self) -> str:
+        """Number of new tokens."""
+        return f"{self.new_tokens} new tokens"
 
-    def exact(self, keep: Sequence[float]) -> float:
-        """Cost of the integer counts that ``keep`` rounds to, selection included."""
-        reports = [
-            count_flops(self.config, text, visual, keep, self.selection, *others)
-            for text, visual, *others in self.kinds
-        ]
-        # Both sums in the same order, so that the unpruned schedule costs 1.0 and not a rounding error more.
-        spent = sum(w * report.total for w, report in zip(self.weights, reports, strict=True))
-        return spent / sum(w * report.unpruned for w, report in zip(self.weights, reports, strict=True))
+    def spent(self, prompt: Prompt, counts: Sequence[int]) -> float:
+        """FLOPs of decoding one answer."""
+        keys = sum(
+            min(prompt.text + count + step, window or math.inf)
+            for count, window in zip(counts, self.windows, strict=True)
+            for step in range(1, self.new_tokens + 1)
+        )
+        return self._fixed + self.shape.attention(1.0) * keys
 
-    def exact_each(self, keeps: Sequence[Sequence[float]]) -> float:
-        """:meth:`exact` where every sample has a schedule of its own.
+    def soft_spent(self, visual: Tensor) -> Tensor:
+        """The same for fractions of tokens."""
+        steps = torch.arange(1, self.new_tokens + 1, dtype=torch.float64)
+        seen = (self.text + visual)[..., None] + steps
+        limits = torch.tensor([window or math.inf for window in self.windows], dtype=torch.float64)
+        keys = torch.minimum(seen, limits[:, None, None]).sum(dim=(-1, -3))
+        return self._fixed + self.shape.attention(1.0) * keys
 
-        Parameters
-        ----------
-        keeps : sequence of schedules, one per sample in the order of ``tokens``
-
-        Raises
-        ------
-        ConfigError
-            If they are not as many as the samples, or one is not a schedule for this model.
-        """
-        if len(keeps) != len(self.tokens):
-            raise ConfigError(
-                f"{len(keeps)} schedules were given for {len(self.tokens)} samples; give one for each, in their order"
-            )
-        reports = [
-            count_flops(self.config, text, visual, keep, self.selection, *others)
-            for keep, (text, visual, *others) in zip(keeps, self.tokens, strict=True)
-        ]
-        return sum(report.total for report in reports) / sum(report.unpruned for report in reports)
-
-    def soft(self, ratios: Tensor) -> Tensor:
-        """Differentiable twin without rounding and without selection.
-
-        Parameters
-        ----------
-        ratios : Tensor, shape (..., layers)
-
-        Returns
-        -------
-        Tensor, shape (...), float64
-        """
-        tokens = self.text + ratios.double()[..., None] * self.visual
-        total = self.shape.layer(tokens).sum(dim=-2) + self.shape.lm_head
-        return (total * self._weight).sum(dim=-1) / self.unpruned
-
-    def reachable(self, floor: Sequence[float]) -> tuple[float, float]:
-        """Smallest and largest cost, where ``floor`` is the cheapest schedule allowed."""
-        return self.exact(floor), 1.0
-
-    def check_budget(self, budget: float, floor: Sequence[float]) -> None:
-        """Refuse a budget that no schedule can meet.
-
-        Raises
-        ------
-        BudgetError
-            With the reachable range.
-        """
-        least, most = self.reachable(floor)
-        if not least <= budget <= most:
-            raise BudgetError(
-                f"budget {budget:g} cannot be reached: costs of this model and data run from {least:.3f} "
-                f"(text tokens and the layers that must stay whole) to {most:.3f} of the unpruned prefill; "
-                f"choose a budget in between"
-            )
+    @property
+    def _fixed(self) -> float:
+        """What does not depend on the keys."""
+        shape = self.shape
+        layer = shape.projections(1.0) + shape.mlp_cost(1.0)
+        return self.new_tokens * (shape.layers * layer + shape.lm_head)

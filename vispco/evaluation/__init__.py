@@ -5,8 +5,8 @@ from vispco.evaluation.downsampling import downsample, measure_downsampled, smal
 from vispco.evaluation.evaluator import Evaluator, Quality, TeacherBatch
 from vispco.evaluation.generation import generate_answers
 from vispco.evaluation.ledger import Ledger
-from vispco.evaluation.measure import Candidate, Provenance, make_point, measure
-from vispco.evaluation.prompts import prepare, prompt_fingerprint, prompt_text
+from vispco.evaluation.measure import Candidate, Provenance, basis_of, make_point, measure
+from vispco.evaluation.prompts import prepare, prompt_fingerprint, prompt_sizes, prompt_text
 
 __all__ = [
     "Candidate",
@@ -16,6 +16,7 @@ __all__ = [
     "Quality",
     "TeacherBatch",
     "TeacherCache",
+    "basis_of",
     "downsample",
     "generate_answers",
     "make_point",
@@ -23,6 +24,7 @@ __all__ = [
     "measure_downsampled",
     "prepare",
     "prompt_fingerprint",
+    "prompt_sizes",
     "prompt_text",
     "smaller_images",
 ]

@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vispco.cost import make_cost
+from vispco.cost import make_costs
 from vispco.data import Sample
 from vispco.engine import Replay, observed_attention
 from vispco.engine.families import describe
 from vispco.engine.hooks import Hook
 from vispco.errors import ConfigError, DataError, ModelError
 from vispco.evaluation.evaluator import Evaluator, Quality
-from vispco.evaluation.measure import Candidate, Provenance, make_point
+from vispco.evaluation.measure import Candidate, Provenance, basis_of, make_point
 from vispco.evaluation.prompts import prepare
 from vispco.frontier import Point
 from vispco.schedule import SNAP
@@ -147,20 +147,21 @@ class Downsampled:
     ----------
     quality : Quality
         KL from the unpruned model on full-size pictures, and score; samples in the evaluator's order.
-    cost : float
-        Mean prefill cost of the language model over that with full-size pictures.
+    costs : dict of str to float
+        Over those with full-size pictures.
+    basis : dict of str to str
+        What costs depend on besides.
     share : float
         Visual tokens over those of the full-size pictures.
     """
 
     quality: Quality
-    cost: float
+    costs: dict[str, float]
+    basis: dict[str, str]
     share: float
 
 
-def downsample(
-    evaluator: Evaluator, factor: float, *, cost: str = "flops", advance: Callable[[int], None] | None = None
-) -> Downsampled:
+def downsample(evaluator: Evaluator, factor: float, *, advance: Callable[[int], None] | None = None) -> Downsampled:
     """Evaluate the unpruned model on smaller pictures, the answers forced as everywhere.
 
     Parameters
@@ -169,8 +170,6 @@ def downsample(
         Holds the samples and the unpruned model's answers on full-size pictures; its ledger is charged.
     factor : float
         See :func:`smaller_images`.
-    cost : str
-        Name of the cost.
     advance : callable or None
         Called with the number of samples done, for a progress bar.
     """
@@ -200,13 +199,12 @@ def downsample(
             if advance:
                 advance(len(samples))
 
-    def ratio(name: str) -> float:
-        small, whole = (make_cost(name, evaluator.model.config, tokens).unpruned for tokens in (fewer, full))
-        return small / whole
-
-    evaluator.ledger.add_forwards(done * ratio("flops"))
+    spent, whole = (make_costs(evaluator.workload(tokens)) for tokens in (fewer, full))
+    costs = {name: spent[name].unpruned / whole[name].unpruned for name in whole}
+    evaluator.ledger.add_forwards(done * costs["flops"])
     share = sum(visual for _, visual in fewer) / sum(visual for _, visual in full)
-    return Downsampled(Quality(torch.cat(kl).numpy(), torch.cat(score).numpy()), ratio(cost), share)
+    quality = Quality(torch.cat(kl).numpy(), torch.cat(score).numpy())
+    return Downsampled(quality, costs, basis_of(whole), share)
 
 
 def _sizes(text: Tensor, visual: Tensor) -> list[tuple[int, int]]:
@@ -219,7 +217,6 @@ def measure_downsampled(
     provenance: Provenance,
     *,
     split: str,
-    cost: str = "flops",
     advance: Callable[[int], None] | None = None,
 ) -> list[tuple[Point, Quality]]:
     """Points of the control, one per factor, that may stand beside those of :func:`measure`.
@@ -228,11 +225,11 @@ def measure_downsampled(
     """
     measured = []
     for factor in factors:
-        found = downsample(evaluator, factor, cost=cost, advance=advance)
+        found = downsample(evaluator, factor, advance=advance)
         keep = (found.share,) * evaluator.shape.layers
         point = make_point(
-            Candidate(f"downsampled b={found.cost:.3f}", "control", keep), found.quality, evaluator.samples,
-            {cost: found.cost}, provenance, split=split, selector="none",
+            Candidate(f"downsampled b={found.costs['flops']:.3f}", "control", keep), found.quality, evaluator.samples,
+            found.costs, provenance, basis=found.basis, split=split, selector="none",
         )  # fmt: skip
         measured.append((point, found.quality))
     return measured

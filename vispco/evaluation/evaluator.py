@@ -14,14 +14,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from vispco.cost import DecoderShape, FlopCost, make_cost
+from vispco.cost import Cost, DecoderShape, LatencyTable, Workload, make_cost, make_costs
 from vispco.data import Sample
 from vispco.engine import TOWER, Captured, Replay, observed_attention
 from vispco.engine.prefill import Prefill
 from vispco.errors import ConfigError
 from vispco.evaluation.cache import TeacherCache, batch_origin, model_origin
 from vispco.evaluation.ledger import Ledger
-from vispco.evaluation.prompts import END, NOTHING, prepare
+from vispco.evaluation.prompts import END, NOTHING, prepare, sizes_of
 from vispco.schedule import check_keep, keep_counts
 from vispco.selectors import make_selector
 
@@ -97,6 +97,10 @@ class Evaluator:
     batch_size : int
     cache : TeacherCache or None
         Where unpruned answers are kept between runs; nowhere if None. Results are the same bit by bit.
+    new_tokens : int
+        Answers that costs of decoding are counted for, beyond their first token.
+    table : LatencyTable or None
+        For costs in time.
     """
 
     def __init__(
@@ -110,6 +114,8 @@ class Evaluator:
         ledger: Ledger | None = None,
         batch_size: int = 125,
         cache: TeacherCache | None = None,
+        new_tokens: int = 32,
+        table: LatencyTable | None = None,
     ):
         self.samples, self.processor = samples, processor
         self.ledger = ledger if ledger is not None else Ledger()
@@ -118,6 +124,7 @@ class Evaluator:
         self.selector = make_selector(selector, selector_params)
         self.replay = Replay(model, self.selector)
         self.model = model
+        self.new_tokens, self.table = new_tokens, table
         stops = model.generation_config.eos_token_id
         self._stops = torch.tensor([stops] if isinstance(stops, int) else list(stops or []), dtype=torch.int64)
         origin = {} if cache is None else model_origin(model)
@@ -157,14 +164,29 @@ class Evaluator:
         ledger.add_forwards(len(other.samples))
         return other
 
-    def cost(self, name: str = "flops") -> FlopCost:
-        """The cost called ``name`` for these prompts and this selector."""
-        tokens: list[tuple[int, ...]] = []
-        for batch in self.batches:
-            start = self.replay.start(batch.captured)
-            sizes = (batch.text_tokens, start.counts, start.floor, start.asked.sum(dim=1))
-            tokens += zip(*(size.tolist() for size in sizes), strict=True)
-        return make_cost(name, self.model.config, tokens, self.selector.flops)
+    def cost(self, name: str = "flops") -> Cost:
+        """The cost called ``name`` for these prompts and this selector.
+
+        Raises
+        ------
+        ConfigError
+            If there is none of that name, or it is a time and there is no table.
+        """
+        return make_cost(name, self.workload())
+
+    def costs(self) -> dict[str, Cost]:
+        """All costs for these prompts and this selector, by name; times only with a table."""
+        return make_costs(self.workload())
+
+    def workload(self, tokens: Sequence[tuple[int, ...]] | None = None) -> Workload:
+        """What costs are counted of; of prompts with these numbers of tokens, or of the evaluator's own if None."""
+        if tokens is None:
+            starts = ((self.replay.start(batch.captured), batch.text_tokens) for batch in self.batches)
+            tokens = [size for start in starts for size in sizes_of(*start)]
+        return Workload(
+            self.model.config, tokens, self.model.dtype, self.selector_name, self.selector.flops, self.new_tokens,
+            self.table,
+        )  # fmt: skip
 
     def evaluate(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import JsonValue
 
-from vispco.cost import FlopCost
+from vispco.cost import Cost
 from vispco.data import Sample
 from vispco.engine import fingerprint
 from vispco.evaluation.evaluator import Evaluator, Quality, Schedule
@@ -63,14 +63,13 @@ class Provenance:
 
 def measure(
     evaluator: Evaluator,
-    cost: FlopCost,
     candidates: Sequence[Candidate],
     provenance: Provenance,
     *,
     split: str,
     advance: Callable[[float], None] | None = None,
 ) -> list[tuple[Point, Quality]]:
-    """Evaluate every candidate, and keep its per-sample quality for paired intervals.
+    """Evaluate every candidate with all its costs, and keep its per-sample quality for paired intervals.
 
     Candidates with the same selector and settings are evaluated together. Progress counts the samples of all of them as
     one pass.
@@ -80,17 +79,17 @@ def measure(
         groups[repr((candidate.selector or evaluator.selector_name, candidate.params))].append(index)
     measured: dict[int, tuple[Point, Quality]] = {}
     for members in groups.values():
-        own, own_cost, first = evaluator, cost, candidates[members[0]]
+        own, first = evaluator, candidates[members[0]]
         selector = first.selector or evaluator.selector_name
         if first.params is not None or selector != evaluator.selector_name:
             own = evaluator.share(selector, first.params)
-            own_cost = own.cost(cost.name)
+        costs = own.costs()
         step = None if advance is None else _part_of(advance, len(members) / len(candidates))
         found = own.evaluate([candidates[index].schedule for index in members], advance=step)
         for index, quality in zip(members, found, strict=True):
-            costs = {cost.name: own_cost.exact(candidates[index].schedule)}
+            spent = {name: cost.exact(candidates[index].schedule) for name, cost in costs.items()}
             point = make_point(
-                candidates[index], quality, own.samples, costs, provenance,
+                candidates[index], quality, own.samples, spent, provenance, basis=basis_of(costs),
                 split=split, selector=own.selector_name, selector_params=own.selector_params,
             )  # fmt: skip
             measured[index] = (point, quality)
@@ -101,6 +100,11 @@ def _part_of(advance: Callable[[float], None], share: float) -> Callable[[int], 
     return lambda samples: advance(samples * share)
 
 
+def basis_of(costs: Mapping[str, Cost]) -> dict[str, str]:
+    """What costs depend on besides the schedule, by name, where they do."""
+    return {name: cost.basis for name, cost in costs.items() if cost.basis}
+
+
 def make_point(
     candidate: Candidate,
     quality: Quality,
@@ -108,6 +112,7 @@ def make_point(
     costs: Mapping[str, float],
     provenance: Provenance,
     *,
+    basis: Mapping[str, str],
     split: str,
     selector: str,
     selector_params: Mapping[str, JsonValue] | None = None,
@@ -125,6 +130,7 @@ def make_point(
         split=split,
         seed=provenance.seed,
         costs=dict(costs),
+        basis=dict(basis),
         quality={"score": float(quality.score.mean()), "kl": float(quality.kl.mean())},
         slices={name: float(np.mean(quality.score[members])) for name, members in sorted(slices.items())},
         samples=len(samples),

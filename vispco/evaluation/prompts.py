@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from vispco.data import Sample
+from vispco.engine.families import describe
+from vispco.engine.prefill import Prefill, sample_keys
 from vispco.errors import DataError, ModelError
+from vispco.selectors import make_selector
 
 
 @dataclass(frozen=True)
@@ -98,3 +101,31 @@ def prepare(processor: Any, samples: Sequence[Sample]) -> Batch:
         targets=targets,
         prompt_tokens=mask.sum(dim=1),
     )
+
+
+Size = tuple[int, int, int, int]
+"""Text tokens, visual tokens, images and length of the question of a prompt."""
+
+
+def sizes_of(prefill: Prefill, text_tokens: Tensor) -> list[Size]:
+    """Sizes of the prompts of a batch before its first layer, of which ``text_tokens`` (batch,) belong to prompts."""
+    parts = (text_tokens, prefill.counts, prefill.floor, prefill.asked.sum(dim=1))
+    return [tuple(sizes) for sizes in zip(*(part.tolist() for part in parts), strict=True)]
+
+
+def prompt_sizes(model: Any, processor: Any, samples: Sequence[Sample], batch_size: int = 125) -> list[Size]:
+    """Sizes of the samples' prompts, without running the model.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be pruned, or the processor has no chat template.
+    """
+    family, sizes = describe(model), []
+    for start in range(0, len(samples), batch_size):
+        batch = prepare(processor, samples[start : start + batch_size])
+        ids, real = batch.inputs["input_ids"], batch.inputs["attention_mask"].bool()
+        visual = family.visual_mask(ids) & real
+        prefill = Prefill(visual, real, batch.query, make_selector("random"), sample_keys(ids, real, batch.query))
+        sizes += sizes_of(prefill, batch.prompt_tokens - prefill.counts)
+    return sizes

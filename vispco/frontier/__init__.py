@@ -3,6 +3,7 @@
 from vispco.frontier.indicators import best_at_cost, epsilon, hypervolume, igd_plus, pareto_front
 from vispco.frontier.intervals import Interval, bootstrap_mean, paired_difference
 from vispco.frontier.points import Point, append_points, comparable, read_points
+from vispco.frontier.ranks import kendall_tau, rank_correlation
 
 __all__ = [
     "Interval",
@@ -14,7 +15,9 @@ __all__ = [
     "epsilon",
     "hypervolume",
     "igd_plus",
+    "kendall_tau",
     "paired_difference",
     "pareto_front",
+    "rank_correlation",
     "read_points",
 ]

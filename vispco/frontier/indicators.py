@@ -162,11 +162,22 @@ def _sign(quality: str) -> float:
 def _losses(points: Sequence[Point], cost: str, quality: str) -> NDArray[np.float64]:
     """Both objectives to be minimised, shape (points, 2), checked."""
     comparable(points)
+    _same_basis(points, cost)
     losses = np.empty((len(points), 2))
     for row, point in zip(losses, points, strict=True):
         row[0] = _number(point, "cost", point.costs, cost)
         row[1] = _sign(quality) * _number(point, "quality", point.quality, quality)
     return losses
+
+
+def _same_basis(points: Sequence[Point], cost: str) -> None:
+    for point in points[1:]:
+        ours, other = points[0].basis.get(cost), point.basis.get(cost)
+        if ours != other:
+            raise DataError(
+                f"cost {cost!r} is of {ours} in {points[0].name!r} and of {other} in {point.name!r}, which do not "
+                "compare; choose another cost, or runs with the same table and settings"
+            )
 
 
 def _number(point: Point, kind: str, numbers: dict[str, float], key: str) -> float:

@@ -39,7 +39,10 @@ class Point(BaseModel):
     split, seed
         Data split it was evaluated on, and the random seed of the run.
     costs : dict of str to float
-        Fractions of the unpruned prefill, e.g. ``{"flops": 0.43}``; less is better.
+        Fractions of the unpruned model's, e.g. ``{"flops": 0.43, "kv": 0.41}``; less is better.
+    basis : dict of str to str
+        What a cost depends on besides the schedule, e.g. the table of measured times; costs of different basis do not
+        compare.
     quality : dict of str to float
         Mean over the samples, e.g. ``{"score": 0.91, "kl": 0.02}``.
     slices : dict of str to float
@@ -72,6 +75,7 @@ class Point(BaseModel):
     prompt: str
     budget: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     selector_params: dict[str, JsonValue] = {}
+    basis: dict[str, str] = {}
 
     @field_validator("keep")
     @classmethod

@@ -13,9 +13,10 @@ from markupsafe import Markup
 from vispco.frontier import Interval, Point, comparable
 from vispco.report.files import write_whole
 from vispco.report.overlays import Overlay, panels
-from vispco.report.plots import Mark, cost_label, frontier_svg, percent, quality_label
+from vispco.report.plots import COST_NAMES, Mark, cost_label, frontier_svg, percent, quality_label
+from vispco.report.scatter import costs_svg
 
-COST, QUALITY = "flops", "score"
+QUALITY = "score"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,10 @@ class ReportData:
     facts : sequence of (key, value)
         What was run on what: model, data, selector, seed, versions.
     points : sequence of Point
-        All points of the comparison; one of method "unpruned" gives the slices their baseline.
+        All points of the comparison; one of method "unpruned" gives the slices their baseline. If all of them know
+        their "latency", FLOPs are plotted against it.
+    cost : str
+        What budgets limit.
     budgets : sequence of BudgetRow
     indicators : sequence of IndicatorRow
     overlays : sequence of Overlay
@@ -79,6 +83,7 @@ class ReportData:
     title: str
     facts: Sequence[tuple[str, str]]
     points: Sequence[Point]
+    cost: str = "flops"
     budgets: Sequence[BudgetRow] = ()
     indicators: Sequence[IndicatorRow] = ()
     overlays: Sequence[Overlay] = ()
@@ -116,18 +121,21 @@ def render_report(data: ReportData) -> str:
     """Text of the HTML file; raises the DataError of :func:`write_report`."""
     shown = [point for row in data.budgets for point in (row.learned, row.grid) if point]
     comparable([*data.points, *shown])
-    svg, marks = frontier_svg(data.points, cost=COST, quality=QUALITY)
+    svg, marks = frontier_svg(data.points, cost=data.cost, quality=QUALITY)
+    timed = all("latency" in point.costs for point in data.points)
     unpruned = next((point for point in data.points if point.method == "unpruned"), None)
     return _template().render(
         data=data,
         figure=Markup(svg),  # matplotlib has escaped the names in it
-        marks=[_mark(mark) for mark in marks],
-        cost_label=cost_label(COST),
+        marks=[_mark(mark, data.cost) for mark in marks],
+        cost_label=cost_label(data.cost),
         quality_label=quality_label(QUALITY, data.points[0].split),
         unpruned=unpruned,
         slices=_slices(unpruned, [row.learned for row in data.budgets]),
         gallery=[(overlay, panels(overlay)) for overlay in data.overlays],
-        cost=COST,
+        cost=data.cost,
+        cost_name=COST_NAMES[data.cost],
+        scatter=Markup(costs_svg(data.points)) if timed else None,
         quality=QUALITY,
     )
 
@@ -145,12 +153,12 @@ def _template() -> Template:
     return environment.get_template("report.html.j2")
 
 
-def _mark(mark: Mark) -> dict[str, Any]:
+def _mark(mark: Mark, cost: str) -> dict[str, Any]:
     """What hovering shows."""
     point = mark.point
     return {
         "name": point.name,
-        "cost": point.costs[COST],
+        "cost": point.costs[cost],
         "score": point.quality[QUALITY],
         "schedule": _runs(point.keep),
         "x": mark.x,

@@ -35,7 +35,14 @@ RC: Any = {  # matplotlib spells out its keys as a type, and the set differs fro
 }
 SUFFIXES = (".pdf", ".png", ".svg")
 PRINT_DPI = 200
-COST_NAMES = {"flops": "prefill FLOPs"}
+COST_NAMES = {
+    "flops": "prefill FLOPs",
+    "decode_flops": "decoding FLOPs",
+    "kv": "KV cache",
+    "peak": "peak activations (estimate)",
+    "latency": "time to first token (predicted)",
+    "generation": "prefill and decoding time (predicted)",
+}
 QUALITY_NAMES = {"score": "accuracy"}
 NO_CONTROLS = "no controls in this comparison"
 WARNING = "#d55e00"
@@ -81,10 +88,10 @@ def plot_frontiers(
     """
     import matplotlib
 
-    suffix = _suffix(path)
+    suffix = suffix_of(path)
     with matplotlib.rc_context(RC):
         figure, _ = _frontiers(points, group_series(points, cost, quality), cost, quality, title)
-        write_whole(path, _render(figure, suffix))
+        write_whole(path, render(figure, suffix))
 
 
 def frontier_svg(points: Sequence[Point], *, cost: str = "flops", quality: str = "score") -> tuple[str, list[Mark]]:
@@ -103,7 +110,7 @@ def frontier_svg(points: Sequence[Point], *, cost: str = "flops", quality: str =
         figure.set_dpi(72)  # the SVG backend's own, so that display coordinates are view box units
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)
-        svg = _render(figure, ".svg").decode()
+        svg = render(figure, ".svg").decode()
         height = figure.bbox.height
         marks = []
         for entry in series:
@@ -141,7 +148,7 @@ def plot_schedules(
 
     if not rows:
         raise DataError("no schedules to plot; give at least one (budget, keep)")
-    suffix = _suffix(path)
+    suffix = suffix_of(path)
     layers = len(rows[0][1])
     table = [check_keep(keep, layers) for _, keep in rows]
     with matplotlib.rc_context(RC):
@@ -159,7 +166,7 @@ def plot_schedules(
         axes.spines[:].set_visible(False)
         axes.set(xlabel="decoder layer", ylabel="budget")
         axes.set_title(title or "visual tokens kept, %", loc="left")
-        write_whole(path, _render(figure, suffix))
+        write_whole(path, render(figure, suffix))
 
 
 def percent(ratio: float) -> str:
@@ -233,14 +240,15 @@ def _draw(axes: "Axes", series: Series, cost: str, quality: str, depth: int) -> 
     )
 
 
-def _suffix(path: str | os.PathLike[str]) -> str:
+def suffix_of(path: str | os.PathLike[str]) -> str:
+    """Format that a file's name asks for; RunError if there is none such."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise RunError(f"{path}: no figure format {suffix!r}; let the name end in one of {', '.join(SUFFIXES)}")
     return suffix
 
 
-def _render(figure: "Figure", suffix: str) -> bytes:
+def render(figure: "Figure", suffix: str) -> bytes:
     """Bytes of the figure, without date or maker: a figure drawn twice is one file."""
     nothing = {
         ".pdf": dict.fromkeys(("CreationDate", "Creator", "Producer")),

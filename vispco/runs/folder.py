@@ -13,8 +13,8 @@ from vispco.frontier import Point, append_points
 class RunFolder:
     """Where the files of a run are.
 
-    ``config.yaml``, ``points.jsonl`` (append-only), ``frontier.json``, ``frontier.png``, ``schedules.png``,
-    ``report.html`` and one configuration per budget.
+    ``config.yaml``, ``points.jsonl`` (append-only), ``frontier.json``, ``frontier.png``, ``costs.png``
+    (FLOPs against time, where time is known), ``schedules.png``, ``report.html`` and one configuration per budget.
 
     Parameters
     ----------
@@ -26,6 +26,7 @@ class RunFolder:
         self.points = path / "points.jsonl"
         self.frontier = path / "frontier.json"
         self.figure = path / "frontier.png"
+        self.costs = path / "costs.png"
         self.schedules = path / "schedules.png"
         self.report = path / "report.html"
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
+from vispco.cost import TIMED, check_cost
 from vispco.errors import ConfigError
 
 Positive = Annotated[int, Field(ge=1)]
@@ -52,15 +53,25 @@ class KernelSettings(_Group):
 
 
 class CostSettings(_Group):
-    """What a budget limits."""
+    """What a budget limits; the rest is for costs of decoding and for costs in time."""
 
     name: str
+    new_tokens: Positive = 32
+    table: str | None = None
+    batch: Positive = 1
+    clock: Literal["wall", "cpu"] = "wall"
 
 
 class BudgetSettings(_Group):
-    """Allowed costs as fractions of the unpruned prefill."""
+    """Allowed costs as fractions of the unpruned model's, and fixed limits on other costs by name."""
 
     values: Annotated[tuple[Ratio, ...], Field(min_length=1)]
+    limits: dict[str, Ratio] = {}
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _none_at_all(cls, limits: Any) -> Any:
+        return {} if limits is None else limits
 
 
 class LearnedMethod(_Group):
@@ -93,7 +104,9 @@ class LearnedMethod(_Group):
         if self.predictor and self.starts > 1:
             raise ValueError("a predictor has one start per budget; give search.starts=1 or search.predictor=false")
         if self.per_sample and not self.predictor:
-            raise ValueError("a schedule per sample needs a predictor; give search.predictor=true or search.per_sample=false")
+            raise ValueError(
+                "a schedule per sample needs a predictor; give search.predictor=true or search.per_sample=false"
+            )
         return self
 
 
@@ -202,6 +215,11 @@ class RunSettings(_Group):
         several = self.search.selectors if isinstance(self.search, SampledMethod) else ()
         return several or (self.selector.name,)
 
+    @property
+    def timed(self) -> bool:
+        """Whether a budget or a limit is on time."""
+        return not TIMED.isdisjoint({self.cost.name, *self.budget.limits})
+
     @classmethod
     def parse(cls, composed: Mapping[str, Any]) -> "RunSettings":
         """Validate a composed configuration.
@@ -209,7 +227,7 @@ class RunSettings(_Group):
         Raises
         ------
         ConfigError
-            Naming the first field that is wrong, or the split that is used twice.
+            Naming the first field that is wrong, a cost that there is not, or the split that is used twice.
         """
         try:
             settings = cls.model_validate(composed)
@@ -219,6 +237,12 @@ class RunSettings(_Group):
             if first["type"] == "value_error":  # settings that do not go together
                 raise ConfigError(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None
             raise ConfigError(f"{field} = {first['input']!r}: {first['msg']}; override it with {field}=...") from None
+        for name in (settings.cost.name, *settings.budget.limits):
+            check_cost(name)
+        if settings.cost.name in settings.budget.limits:
+            raise ConfigError(
+                f"budget.limits has {settings.cost.name!r}, which budget.values are of; limit another cost, or none"
+            )
         if settings.data.search_split == settings.data.report_split:
             raise ConfigError(
                 f"data.search_split and data.report_split are both {settings.data.search_split!r}; "

@@ -14,8 +14,10 @@ class Tracker(Protocol):
     def log(self, values: Mapping[str, float]) -> None:
         """Scalars of one step."""
 
-    def finish(self, points: Sequence[Point], summary: Mapping[str, float], files: Mapping[str, Path]) -> None:
-        """Points as a table with a frontier chart, scalars of the whole run, and files as one artifact."""
+    def finish(
+        self, points: Sequence[Point], summary: Mapping[str, float], files: Mapping[str, Path], cost: str = "flops"
+    ) -> None:
+        """Points as a table with a frontier chart over a cost, scalars of the whole run, and files as one artifact."""
 
     def close(self, failed: bool) -> None:
         """End the run, whatever happened."""
@@ -27,7 +29,9 @@ class NoTracker:
     def log(self, values: Mapping[str, float]) -> None:
         """Nothing."""
 
-    def finish(self, points: Sequence[Point], summary: Mapping[str, float], files: Mapping[str, Path]) -> None:
+    def finish(
+        self, points: Sequence[Point], summary: Mapping[str, float], files: Mapping[str, Path], cost: str = "flops"
+    ) -> None:
         """Nothing."""
 
     def close(self, failed: bool) -> None:
@@ -70,14 +74,17 @@ class WandbTracker:
         """Scalars of one step, as history."""
         self._run.log(dict(values))
 
-    def finish(self, points: Sequence[Point], summary: Mapping[str, float], files: Mapping[str, Path]) -> None:
+    def finish(
+        self, points: Sequence[Point], summary: Mapping[str, float], files: Mapping[str, Path], cost: str = "flops"
+    ) -> None:
         """Table ``points``, chart ``frontier``, the run's summary and an artifact of type ``pareto-config``."""
-        columns: list[str | int] = ["name", "method", "split", "flops", "score", "kl", "keep"]
+        costs = sorted(set.intersection(*(set(point.costs) for point in points)))
+        columns: list[str | int] = ["name", "method", "split", *costs, "score", "kl", "keep"]
         table = self._wandb.Table(columns=columns)
         for point in points:
-            numbers = (point.costs["flops"], point.quality["score"], point.quality["kl"])
+            numbers = (*(point.costs[name] for name in costs), point.quality["score"], point.quality["kl"])
             table.add_data(point.name, point.method, point.split, *numbers, str(list(point.keep)))
-        chart = self._wandb.plot.scatter(table, "flops", "score", title="frontier")
+        chart = self._wandb.plot.scatter(table, cost, "score", title="frontier")
         self._run.log({"points": table, "frontier": chart})
         self._run.summary.update(dict(summary))
         artifact = self._wandb.Artifact("pruning-config", type="pareto-config")

@@ -27,7 +27,7 @@ import math
 import torch
 from torch import Tensor
 
-from vispco.cost import FlopCost
+from vispco.cost import Cost
 from vispco.engine import observed_attention
 from vispco.errors import ConfigError
 from vispco.evaluation import Evaluator
@@ -120,7 +120,7 @@ def scaled_schedule(curve: list[float], mean: float) -> Schedule:
     return (1.0, *ratios(high))
 
 
-def fit_curve(curve: list[float], cost: FlopCost, budget: float) -> Schedule:
+def fit_curve(curve: list[float], cost: Cost, budget: float) -> Schedule:
     """The most generous schedule of a curve within a budget, to 1e-4 in its mean; ratios rounded to six digits, down.
 
     Raises
@@ -132,12 +132,12 @@ def fit_curve(curve: list[float], cost: FlopCost, budget: float) -> Schedule:
     def member(mean: float) -> Schedule:
         return tuple(int(max(ratio, 1e-6) * 1e6) / 1e6 for ratio in scaled_schedule(curve, mean))
 
-    if cost.exact(whole := (1.0,) * len(curve)) <= budget:
+    if cost.fits(whole := (1.0,) * len(curve), budget):
         return whole
     low, high = 1e-6, 1.0
-    if cost.exact(member(low)) > budget:
+    if not cost.fits(member(low), budget):
         raise ConfigError(f"budget {budget:g} is below what a single token per image costs; raise the budget")
     while high - low > 1e-4 * low:
         middle = (low + high) / 2
-        low, high = (low, middle) if cost.exact(member(middle)) > budget else (middle, high)
+        low, high = (middle, high) if cost.fits(member(middle), budget) else (low, middle)
     return member(low)

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vispco.cost import FlopCost
+from vispco.cost import Cost
 from vispco.engine import observed_attention
 from vispco.engine.prefill import Prefill
 from vispco.evaluation import Evaluator
@@ -130,7 +130,7 @@ class FitPruneSearch:
     Parameters
     ----------
     calibration : Calibration
-    cost : FlopCost
+    cost : Cost
     budgets : sequence of float
     bracket : float
         Width in tolerance at which the bisection ends.
@@ -141,7 +141,7 @@ class FitPruneSearch:
     def __init__(
         self,
         calibration: Calibration,
-        cost: FlopCost,
+        cost: Cost,
         budgets: Sequence[float],
         *,
         bracket: float = 0.01,

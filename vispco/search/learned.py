@@ -8,6 +8,8 @@
 
        log(mean loss + 0.01) + AL(C(r) - b)
 
+   Limits on other costs are further constraints of AL, each with a multiplier of its own.
+
    The logarithm has the same minimiser and puts all budgets on one scale. Masks soften and steps flatten at the start
    and harden towards the end (temperature, sharpness). The multiplier answers to the exact cost of integer counts.
    What is learned is either one row of kernel parameters per start, or a predictor from the budget to such rows
@@ -29,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vispco.cost import FlopCost
+from vispco.cost import Cost
 from vispco.engine import observed_attention, relaxed_losses
 from vispco.errors import ConfigError
 from vispco.evaluation import Evaluator, TeacherBatch
@@ -137,7 +139,7 @@ class LearnedSearch:
     ----------
     evaluator : Evaluator
         On the samples to search with; its ledger is charged.
-    cost : FlopCost
+    cost : Cost
     kernel : Kernel
     budgets : sequence of float
     settings : LearnedSettings
@@ -154,7 +156,7 @@ class LearnedSearch:
     def __init__(
         self,
         evaluator: Evaluator,
-        cost: FlopCost,
+        cost: Cost,
         kernel: Kernel,
         budgets: Sequence[float],
         settings: LearnedSettings,
@@ -231,7 +233,10 @@ class LearnedSearch:
         # A predictor's weights act together: a step of each moves its output by about as much as one of a row does.
         rate = settings.lr if isinstance(learned, Table) else 0.05 * settings.lr
         optimizer = torch.optim.Adam(learned.parameters(), lr=rate, betas=(0.8, 0.95))
-        lagrangian = AugmentedLagrangian(len(owner), penalty=30.0, growth=1.5, tolerance=0.9, cap=1e3, damping=0.5)
+        constraints = 1 + len(self.cost.limits)
+        lagrangian = AugmentedLagrangian(
+            len(owner), constraints, penalty=30.0, growth=1.5, tolerance=0.9, cap=1e3, damping=0.5
+        )
         with observed_attention(self.evaluator.replay.family):
             for step in range(settings.steps):
                 done = step / max(1, settings.steps - 1)
@@ -239,8 +244,7 @@ class LearnedSearch:
                 rows = self.legal(learned(features))
                 ratios = self.kernel.ratios(rows[..., : self.kernel.size], _between(settings.sharpness, done))
                 losses = self.relaxed_loss(batch, ratios, _between(settings.temperature, done), self.knobs_of(rows))
-                soft = self.cost.soft(ratios)
-                violation = (soft if soft.dim() == 1 else soft.mean(dim=1)) - targets
+                violation = self.cost.excess(ratios, targets)
                 loss = (losses.mean(dim=1) + SMALLEST).log()
                 optimizer.zero_grad()
                 (loss + lagrangian(violation)).sum().backward()
@@ -275,11 +279,11 @@ class LearnedSearch:
         return dict(zip(self.knobs, rows[..., self.kernel.size :].unbind(dim=-1), strict=True))
 
     def exact_violation(self, learned: nn.Module, targets: Tensor) -> Tensor:
-        """Exact cost of the integer counts of every row, less its budget."""
+        """Exact cost of every row less its budget, and of the limits; shape (rows, constraints)."""
         with torch.no_grad():
             schedules = self.kernel.harden(self.legal(learned())[:, : self.kernel.size])
-        exact = [self.cost.exact(schedule) for schedule in schedules.tolist()]
-        return torch.tensor(exact, dtype=torch.float64) - targets
+        pairs = zip(schedules.tolist(), targets.tolist(), strict=True)
+        return torch.tensor([self.cost.exact_excess(*pair) for pair in pairs], dtype=torch.float64)
 
     def draw(self) -> tuple[TeacherBatch, Tensor | None]:
         """A fresh draw of samples, and their features if the predictor looks at them."""

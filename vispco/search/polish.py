@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vispco.cost import FlopCost
+from vispco.cost import Cost
 from vispco.errors import ConfigError
 from vispco.evaluation import Evaluator
 from vispco.search.space import Schedule, fit_to_budget
@@ -97,7 +97,7 @@ def moved_cuts(cuts: Cuts, layers: int, factor: float) -> Iterator[Cuts]:
 
 
 def neighbours(
-    schedule: Schedule, others: Sequence[Schedule], cost: FlopCost, budget: float, factor: float
+    schedule: Schedule, others: Sequence[Schedule], cost: Cost, budget: float, factor: float
 ) -> list[Schedule]:
     """Schedules within a budget that differ from one by a move, or take over the cuts of another.
 
@@ -106,7 +106,7 @@ def neighbours(
     schedule : tuple of float
     others : sequence of schedules
         Those of the next budgets.
-    cost : FlopCost
+    cost : Cost
     budget, factor : float
     """
     layers = len(schedule)
@@ -175,7 +175,7 @@ def _only(evaluator: Evaluator, chosen: NDArray[np.int64]) -> Evaluator:
 def polish(
     schedules: Mapping[float, Schedule],
     evaluator: Evaluator,
-    cost: FlopCost,
+    cost: Cost,
     *,
     loss: Loss = bounded,
     rounds: int = 3,
@@ -194,7 +194,7 @@ def polish(
         By budget, each within it.
     evaluator : Evaluator
         Its ledger is charged with what is measured.
-    cost : FlopCost
+    cost : Cost
     loss : callable
         Of a sample's KL; bounded by default.
     rounds : int
@@ -217,7 +217,7 @@ def polish(
         If a schedule is above its budget, or there are fewer than two samples.
     """
     for budget, schedule in schedules.items():
-        if cost.exact(schedule) > budget:
+        if not cost.fits(schedule, budget):
             raise ConfigError(f"schedule {list(schedule)} costs more than its budget {budget:g}; fit it to the budget")
     samples = min(samples, len(evaluator.samples))
     if samples < 2:

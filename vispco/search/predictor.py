@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vispco.cost import FlopCost
+from vispco.cost import Cost
 from vispco.errors import ConfigError
 from vispco.evaluation import TeacherBatch
 from vispco.kernels import Kernel
@@ -152,7 +152,7 @@ class Answers:
     ----------
     predictor : Predictor
     kernel : Kernel
-    cost : FlopCost
+    cost : Cost
         Budgets are held exactly by it.
     knobs : tuple of str
         Trained knobs of the selector.
@@ -162,7 +162,7 @@ class Answers:
 
     predictor: Predictor
     kernel: Kernel
-    cost: FlopCost
+    cost: Cost
     knobs: tuple[str, ...] = ()
     features: PromptFeatures | None = None
 
@@ -180,14 +180,14 @@ class Answers:
         knobs = dict(zip(self.knobs, rows[0, self.kernel.size :].tolist(), strict=True))
         return self._fit(schedule, self.cost, budget), knobs
 
-    def each(self, budget: float, batches: Sequence[TeacherBatch], cost: FlopCost) -> list[Schedule]:
+    def each(self, budget: float, batches: Sequence[TeacherBatch], cost: Cost) -> list[Schedule]:
         """A schedule for every sample, each within ``budget`` of its own unpruned prefill.
 
         Parameters
         ----------
         budget : float
         batches : sequence of TeacherBatch
-        cost : FlopCost
+        cost : Cost
             Of these samples.
 
         Raises
@@ -199,13 +199,13 @@ class Answers:
             raise ConfigError("the predictor does not look at prompts; train one with search.per_sample=true")
         with torch.no_grad():
             rows = torch.cat([self.predictor.at(torch.tensor([budget]), self.features.of(b))[0] for b in batches])
-        alone = {kind: FlopCost(cost.config, [kind], cost.selection) for kind in cost.kinds}
+        alone = {kind: cost.of([kind]) for kind in cost.kinds}
         return [
             self._fit(schedule, alone[kind], budget)
             for schedule, kind in zip(self._harden(rows), cost.tokens, strict=True)
         ]
 
-    def _fit(self, schedule: Sequence[float], cost: FlopCost, budget: float) -> Schedule:
+    def _fit(self, schedule: Sequence[float], cost: Cost, budget: float) -> Schedule:
         """The schedule within a budget; the nearest start if training has moved its cuts too deep for that."""
         try:
             return fit_to_budget(schedule, cost, budget)

@@ -4,8 +4,8 @@ A proposal is one cut per step at any layer, the share of the tokens that it lea
 knob of that selector. All samplers draw from this one space. With several budgets one study covers them all: it
 minimises the exact cost and ``log(KL + 0.01)`` to the unpruned model; the logarithm puts both on one scale, without
 which samplers that weigh objectives by area look at the worst. With one budget only the second is minimised. Either way
-``cost - largest budget <= 0`` is a constraint. There is none from below: what costs less than the least budget is
-allowed under all of them.
+``cost - largest budget <= 0`` is a constraint, and so is every limit on another cost. There is none from below: what
+costs less than the least budget is allowed under all of them.
 """
 
 import math
@@ -61,12 +61,15 @@ class Measured:
         Model FLOPs that it took, in forwards of the unpruned model over one sample.
     record : dict
         What else is to be kept, as JSON.
+    over : tuple of float
+        Other costs less their limits; above 0 a limit is not held.
     """
 
     cost: float
     kl: float
     forwards: float = 0.0
     record: Mapping[str, JsonValue] = field(default_factory=dict)
+    over: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -268,6 +271,8 @@ class SampledSearch:
         values = {COST: measured.cost, QUALITY: math.log(measured.kl + 0.01)}
         trial.set_user_attr(MEASURED, asdict(measured))
         trial.set_constraint("cost - largest budget", measured.cost - self.largest)
+        for place, over in enumerate(measured.over):
+            trial.set_constraint(f"limit {place}", over)
         self._finish(trial, [values[name] for name in self.objectives])
 
     def _finish(self, trial: Trial, values: Sequence[float] | None = None, state: TrialState | None = None) -> None:
@@ -279,4 +284,5 @@ class SampledSearch:
             raise UpdateFinishedTrialError from error
 
     def _read(self, trial: FrozenTrial) -> Told:
-        return Told(trial.number, self.space.propose(trial), Measured(**trial.user_attrs[MEASURED]))
+        known = trial.user_attrs[MEASURED]
+        return Told(trial.number, self.space.propose(trial), Measured(**{**known, "over": tuple(known["over"])}))

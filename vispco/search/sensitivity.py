@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vispco.cost import FlopCost
+from vispco.cost import Cost
 from vispco.errors import BudgetError, ConfigError
 from vispco.search.space import Schedule, check_ladder, fit_to_budget, step_schedules
 
@@ -85,7 +85,7 @@ class CutProgram:
 
     Parameters
     ----------
-    cost : FlopCost
+    cost : Cost
     layers : int
     ladder : sequence of float
         Candidate ratios; 1 is always among them.
@@ -96,7 +96,7 @@ class CutProgram:
         If a ratio is not in (0, 1], or none is below 1.
     """
 
-    def __init__(self, cost: FlopCost, layers: int, ladder: Sequence[float]):
+    def __init__(self, cost: Cost, layers: int, ladder: Sequence[float]):
         self.cost, self.layers = cost, layers
         self.levels = check_ladder([1.0, *check_ladder(ladder)])
         """Ratios, falling, from 1 on."""

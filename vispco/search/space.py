@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import combinations_with_replacement
 
-from vispco.cost import FlopCost
+from vispco.cost import Cost
 from vispco.errors import ConfigError
 
 Schedule = tuple[float, ...]
@@ -34,8 +34,8 @@ def cheapest_schedule(layers: int) -> Schedule:
     return (1.0, *[1e-6] * (layers - 1))
 
 
-def fit_to_budget(schedule: Sequence[float], cost: FlopCost, budget: float) -> Schedule:
-    """The most generous schedule of the form ``r_l ** t`` whose exact cost is within ``budget``.
+def fit_to_budget(schedule: Sequence[float], cost: Cost, budget: float) -> Schedule:
+    """The most generous schedule of the form ``r_l ** t`` whose exact cost is within ``budget``, and within its limits.
 
     The family leads from the unpruned model (t = 0) through ``schedule`` (t = 1) to the cheapest one with the same cut
     layers, so a slack is filled and an excess removed without moving the cuts. Bisection in t to 1e-4, and the result
@@ -51,13 +51,13 @@ def fit_to_budget(schedule: Sequence[float], cost: FlopCost, budget: float) -> S
         return tuple(int(max(max(ratio, 1e-6) ** t, 1e-6) * 1e6) / 1e6 for ratio in schedule)
 
     low, high = 0.0, 1.0
-    while cost.exact(member(high)) > budget:
+    while not cost.fits(member(high), budget):
         low, high = high, 2 * high
         if high > 1e4:
             raise ConfigError(f"a schedule that cuts like {list(schedule)} cannot cost as little as {budget:g}")
-    if cost.exact(member(low)) <= budget:
+    if cost.fits(member(low), budget):
         return member(low)
     while high - low > 1e-4 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if cost.exact(member(middle)) > budget else (low, middle)
+        low, high = (low, middle) if cost.fits(member(middle), budget) else (middle, high)
     return member(high)

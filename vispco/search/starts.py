@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vispco.cost import FlopCost
+from vispco.cost import Cost
 from vispco.errors import BudgetError, ConfigError
 from vispco.kernels import Kernel
 from vispco.search.probe import Damage
@@ -18,7 +18,7 @@ STEEPEST = 64.0
 
 
 def choose_starts(
-    kernel: Kernel, damage: Damage, cost: FlopCost, budgets: Sequence[float], number: int, levels: Sequence[float]
+    kernel: Kernel, damage: Damage, cost: Cost, budgets: Sequence[float], number: int, levels: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     """Parameters of ``number`` starts per budget, each with other cut layers, and the budget that each is for.
 
@@ -29,7 +29,7 @@ def choose_starts(
     ----------
     kernel : Kernel
     damage : Damage
-    cost : FlopCost
+    cost : Cost
     budgets : sequence of float
     number : int
     levels : sequence of float
@@ -51,8 +51,7 @@ def choose_starts(
     owner: list[int] = []
     for index, budget in enumerate(budgets):
         stretched = stretch(table, cost, budget)
-        soft = cost.soft(stretched).numpy()
-        fits = soft <= budget + 1e-6
+        fits = (cost.excess(stretched, _all(stretched, budget)) <= 1e-6).all(dim=1).numpy()
         predicted = np.where(fits, damage.predict(stretched.numpy()), np.inf)
         seen: set[tuple[int, ...]] = set()
         for place in np.argsort(predicted, kind="stable")[: int(fits.sum())]:
@@ -72,19 +71,24 @@ def choose_starts(
         if not seen:
             raise BudgetError(
                 f"budget {budget:g} is out of reach of kernel {type(kernel).__name__}, whose schedules cost "
-                f"{soft.min():.3f} or more, and what choosing tokens costs; raise the budget or choose another kernel"
+                f"{cost.soft(stretched).min():.3f} or more, and what choosing tokens costs; raise the budget or choose "
+                "another kernel"
             )
     return torch.stack(rows), torch.tensor(owner)
 
 
-def stretch(schedules: Tensor, cost: FlopCost, budget: float) -> Tensor:
-    """``r ** t`` with the t that brings the soft cost of each schedule to ``budget``; shape (number, layers).
+def stretch(schedules: Tensor, cost: Cost, budget: float) -> Tensor:
+    """``r ** t`` with the least t that brings each schedule's soft cost within ``budget``; shape (number, layers).
 
     The twin of :func:`vispco.search.space.fit_to_budget` for many schedules at once, without rounding.
     """
     low, high = torch.zeros(len(schedules), dtype=torch.float64), torch.full((len(schedules),), STEEPEST).double()
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        above = cost.soft(schedules ** middle[:, None]) > budget
+        above = (cost.excess(schedules ** middle[:, None], _all(schedules, budget)) > 0).any(dim=1)
         low, high = torch.where(above, middle, low), torch.where(above, high, middle)
     return schedules ** high[:, None]
+
+
+def _all(schedules: Tensor, budget: float) -> Tensor:
+    return torch.full((len(schedules),), budget, dtype=torch.float64)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import DynamicCache
 
+from vispco.cost import sliding_windows
 from vispco.engine import compat
 from vispco.errors import ModelError
 
@@ -183,7 +183,7 @@ class Adapter:
             If its decoder has layers that cannot be pruned.
         """
         decoder = model.get_decoder()
-        windows = _windows(decoder.config)
+        windows = sliding_windows(decoder.config)
         deepstack = len(getattr(model.config.vision_config, "deepstack_visual_indexes", None) or ())
         if deepstack >= len(decoder.layers):
             raise ModelError(
@@ -205,14 +205,3 @@ class Adapter:
             tower=self.tower,
             layout=self.layout,
         )
-
-
-def _windows(text: Any) -> tuple[int | None, ...]:
-    """Sliding windows as transformers' own cache would have them."""
-    unknown = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise ModelError(
-            f"decoder layers of type {', '.join(sorted(unknown))} are neither full nor sliding attention, so that "
-            "dropping tokens would not equal masking them; use a model with full or sliding attention only"
-        )
-    return tuple(getattr(layer, "sliding_window", None) for layer in DynamicCache(config=text).layers)
