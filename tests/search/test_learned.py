@@ -9,7 +9,7 @@ import pytest
 import torch
 from builders import build_tiny_llava
 
-from vispco.cost import FlopCost
+from vispco.cost import FlopCost, KvCost
 from vispco.data import load_samples
 from vispco.engine import load_checkpoint, observed_attention
 from vispco.errors import ConfigError
@@ -94,7 +94,7 @@ def best_two_cuts(cost, budget):
         for ratio in np.linspace(0.02, 1.0, 50):
             for factor in (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.02):
                 keep = (1.0,) * first + (ratio,) * (second - first) + (ratio * factor,) * (LAYERS - second)
-                if cost.exact(keep) <= budget:
+                if cost.fits(keep, budget):
                     best = min(best, float(toy_loss(torch.tensor(keep))))
     return best
 
@@ -104,6 +104,29 @@ def test_it_reaches_the_known_optimum(toy, predictor):
     assert [result.budget for result in results] == list(BUDGETS)
     for result in results:
         assert loss_of(result) <= 1.1 * best_two_cuts(toy[1], result.budget)
+
+
+def test_limits_on_other_costs_are_held_and_the_optimum_under_them_is_found(toy, predictor):
+    evaluator, cost = toy
+    limited = cost.within({KvCost(cost.config, cost.tokens, torch.float32): 0.5})
+    results = make((evaluator, limited), predictor=predictor).run()
+    for result in results:
+        assert limited.fits(result.schedule, result.budget)
+        assert loss_of(result) <= 1.1 * best_two_cuts(limited, result.budget)
+    over_budget, over_limit = limited.exact_excess(results[0].schedule, results[0].budget)
+    assert over_budget < -0.05 < over_limit, "the largest budget is not what binds"
+
+
+def test_every_limit_has_a_multiplier_that_answers_to_its_exact_cost(toy):
+    evaluator, cost = toy
+    limited = cost.within({KvCost(cost.config, cost.tokens, torch.float32): 0.5})
+    search = make((evaluator, limited))
+    starts, owner = search.choose_starts()
+    targets = torch.tensor(search.budgets, dtype=torch.float64)[owner]
+    found = search.exact_violation(search.make_learned(starts, targets), targets)
+    assert found.shape == (len(owner), 2)
+    for row, schedule, budget in zip(found, search.kernel.harden(starts).tolist(), targets.tolist(), strict=True):
+        assert row.tolist() == limited.exact_excess(schedule, budget)
 
 
 def test_training_improves_on_its_starts(toy, predictor):

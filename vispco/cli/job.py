@@ -146,7 +146,7 @@ class SearchJob:
         """Measured times: those that were given, or new ones, which stay with the run, if a budget is on time."""
         settings = self.settings
         if settings.cost.table is not None:
-            return known_table(model, settings)
+            return known_table(model, processor, samples, settings)
         if not settings.timed:
             return None
         with self._bar("times of layers and selectors"):

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vispco.cli.overrides import parse_overrides
-from vispco.cost import TIMED, Cost, LatencyTable, Workload, make_costs
+from vispco.cost import TIMED, Cost, GenerationCost, LatencyTable, Workload, make_costs
 from vispco.data import Sample, load_samples
 from vispco.engine import load_checkpoint
 from vispco.engine.families import describe
@@ -49,7 +49,7 @@ def profile(arguments: Sequence[str]) -> None:
         table.save(options.output)
         print(options.output)
     else:
-        table = known_table(model, settings)
+        table = known_table(model, processor, samples, settings)
     selector = make_selector(settings.selector.name, settings.selector.params)
     searched = samples[: data.search_samples]
     sizes = prompt_sizes(model, processor, searched, data.batch_size)
@@ -76,17 +76,21 @@ def new_table(model: Any, processor: Any, samples: Sequence[Sample], settings: R
     )
 
 
-def known_table(model: Any, settings: RunSettings) -> LatencyTable:
+def known_table(model: Any, processor: Any, samples: Sequence[Sample], settings: RunSettings) -> LatencyTable:
     """The table that the settings name.
 
     Raises
     ------
     ConfigError
-        If it cannot be read, or was measured on another device or with other settings.
+        If it cannot be read, was measured on another device or with other settings, or does not reach to the samples
+        or to a selector.
     """
     assert settings.cost.table is not None
     table = LatencyTable.load(settings.cost.table)
     table.check(table_key(model, settings.cost.batch))
+    sizes = prompt_sizes(model, processor, samples, settings.data.batch_size)
+    for name in (*CONTROLS, *settings.selectors):
+        GenerationCost(model.config, sizes, table, name, settings.cost.new_tokens)
     return table
 
 

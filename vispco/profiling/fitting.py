@@ -68,7 +68,7 @@ def reach_down(whole: Curve, pruned: Curve) -> Curve:
     start = torch.tensor([whole.tokens[0]], dtype=torch.float64)
     factor = whole.seconds[0] / float(pruned(start))
     below = [
-        (tokens, factor * seconds)
+        (tokens, min(factor * seconds, whole.seconds[0]))
         for tokens, seconds in zip(pruned.tokens, pruned.seconds, strict=True)
         if tokens < whole.tokens[0]
     ]
@@ -183,10 +183,9 @@ class _Fit:
                         curves[name][run.tokens[layer]].append(self.entry + first.layers[layer])
                     if not run.selector:
                         curves[name][run.tokens[layer]].append(first.entries[layer] + first.layers[layer])
-                    # The steps after a prefill differ by a key or two: one point stands for all of them.
-                    if rest and (name == "pruned" or not run.selector):
-                        found = run.tokens[layer] + (1 + len(rest)) / 2
-                        curves[f"decode_{name}"][found] += [one.entries[layer] + one.layers[layer] for one in rest]
+                    if name == "pruned" or not run.selector:
+                        for keys, one in enumerate(rest, run.tokens[layer] + 1):
+                            curves[f"decode_{name}"][keys].append(one.entries[layer] + one.layers[layer])
         plan = self.plan
         few, many, new = plan.fewest.text, plan.largest.total, plan.new_tokens
         pruned = fit_curve(curves["pruned"], few, many)

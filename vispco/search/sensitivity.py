@@ -232,6 +232,9 @@ class Front:
     def at(self, budget: float) -> Assigned:
         """The solution within a budget; of equal scores the cheapest.
 
+        Limits on other costs are held by going down the front until they are, so what is found under them is good and
+        legal, but need not be the best.
+
         Raises
         ------
         BudgetError
@@ -240,9 +243,11 @@ class Front:
         self.program.check_budgets([budget])
         cost = self.program.cost
         place = int(np.searchsorted(self.last.cost, budget / UNIT + self.program.layers, side="right")) - 1
-        while place > 0 and cost.exact(self[place][2]) > budget:  # by less than the units can tell
+        # What is above the budget is so by less than the units can tell; limits on other costs may be far exceeded.
+        while place > 0 and not cost.fits(self[place][2], budget):
             place -= 1
         best = self.last.score[place] + self.program.layers  # equal but for the rounding of every layer's score
-        place = int(np.searchsorted(-self.last.score, -best))
+        equal = range(int(np.searchsorted(-self.last.score, -best)), place)
+        place = next((other for other in equal if cost.fits(self[other][2], budget)), place)
         _, score, raw = self[place]
         return Assigned(budget, score, raw, fit_to_budget(raw, cost, budget))
