@@ -1,15 +1,12 @@
 """The pruning configuration: what a search hands over, as a versioned JSON that people can read."""
 
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import Field, JsonValue, field_validator
 
+from vispco.document import Document, Frozen
 from vispco.errors import ConfigError
 from vispco.projection import describe_loss, uniform_ratio
 from vispco.schedule import check_keep
@@ -19,11 +16,7 @@ SCHEMA_VERSION = "1.0"
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-
-class ModelCard(_Frozen):
+class ModelCard(Frozen):
     """Which model a configuration is for.
 
     Attributes
@@ -44,7 +37,7 @@ class ModelCard(_Frozen):
     fingerprint: str = ""
 
 
-class PruningConfig(_Frozen):
+class PruningConfig(Document):
     """Selector, its parameters and a schedule, for one model; validated, immutable, byte-stable as JSON.
 
     Attributes
@@ -64,22 +57,19 @@ class PruningConfig(_Frozen):
         Run, seed, split and versions.
     """
 
+    VERSION: ClassVar[str] = SCHEMA_VERSION
+    WANTED: ClassVar[str] = "give the path of an exported configuration"
+    DAMAGED: ClassVar[str] = "export it again"
+
     schema_version: str = SCHEMA_VERSION
     selector: str
-    selector_params: dict[str, JsonValue] = {}
+    selector_params: dict[str, JsonValue] = Field(default_factory=dict)
     keep: tuple[Finite, ...]
     model: ModelCard
     budget: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    costs: dict[str, Finite] = {}
-    quality: dict[str, Finite] = {}
-    provenance: dict[str, JsonValue] = {}
-
-    @field_validator("schema_version")
-    @classmethod
-    def _known_version(cls, version: str) -> str:
-        if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
-            raise ValueError(f"version {version!r} cannot be read by this release, which reads {SCHEMA_VERSION}")
-        return version
+    costs: dict[str, Finite] = Field(default_factory=dict)
+    quality: dict[str, Finite] = Field(default_factory=dict)
+    provenance: dict[str, JsonValue] = Field(default_factory=dict)
 
     @field_validator("keep")
     @classmethod
@@ -95,68 +85,6 @@ class PruningConfig(_Frozen):
             raise ValueError(
                 f"keep has {len(self.keep)} ratios but model.layers is {self.model.layers}; give one ratio per layer"
             )
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "PruningConfig":
-        """Read and validate a JSON file.
-
-        Raises
-        ------
-        ConfigError
-            Naming the file and the first field that is wrong.
-        """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: cannot be read ({error}); give the path of an exported configuration") from None
-        try:
-            return cls.from_json(text)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
-
-    @classmethod
-    def from_json(cls, text: str) -> "PruningConfig":
-        """Validate JSON text; see :meth:`load`."""
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"not valid JSON ({error}); the file may be truncated, export it again") from None
-        return cls.from_data(data)
-
-    @classmethod
-    def from_data(cls, data: object) -> "PruningConfig":
-        """Validate what JSON parsing gave; see :meth:`load`."""
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "the whole file"
-            raise ConfigError(f"field {field}: {first['msg'].removeprefix('Value error, ')}") from None
-
-    def to_json(self) -> str:
-        """JSON text, equal for equal configurations."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write :meth:`to_json` whole or not at all.
-
-        Raises
-        ------
-        ConfigError
-            If the place cannot be written.
-        """
-        target = Path(path)
-        temporary = target.parent / f".vispco.{os.getpid()}.tmp"
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(self.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except (OSError, ValueError) as error:
-            with suppress(OSError, ValueError):
-                temporary.unlink()
-            raise ConfigError(f"{path}: cannot be written ({error}); choose another place") from None
 
     def project_to_input(
         self,

@@ -39,7 +39,7 @@ class SoftMultiplier(LearnedSearch):
     def exact_violation(self, learned, targets: Tensor) -> Tensor:
         with torch.no_grad():
             rows = self.legal(learned())
-            return self.cost.soft(self.kernel.ratios(rows[:, : self.kernel.size], 10.0)) - targets
+            return self.cost.excess(self.kernel.ratios(rows[:, : self.kernel.size], 10.0), targets)
 
 
 class NoMultiplier(AugmentedLagrangian):

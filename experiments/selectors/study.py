@@ -161,7 +161,7 @@ def smaller(bases: list[Evaluator], wanted: Sequence[Entry], slices: dict[str, l
         parts = [downsample(base, side / full) for base in bases]
         score = np.concatenate([part.quality.score for part in parts])
         kl = np.concatenate([part.quality.kl for part in parts])
-        cost = np.mean([part.cost for part in parts])
+        cost = np.mean([part.costs["flops"] for part in parts])
         found["sides"][str(side)] = {"tokens": side**2, "cost": rounded(cost), **record(score, slices, len(bases), kl)}
         print(f"downsampled to {side} x {side}: {100 * score.mean():.1f}, cost {cost:.3f}", flush=True)
         found["equal cost"][str(side)] = {}

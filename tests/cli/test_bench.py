@@ -101,10 +101,13 @@ def test_files_that_are_no_configuration_and_places_that_are_folders(exported, t
     assert not asked
 
 
-def test_a_configuration_for_another_model(tmp_path, capsys):
+def test_a_configuration_for_another_model(tmp_path, monkeypatch, capsys):
+    measured = []
+    monkeypatch.setattr(sys.modules["vispco.profiling.bench"], "_baseline", lambda *_: measured.append(1))
     target = tmp_path / "bench.json"
     assert main(["bench", save(tmp_path / "deep.json", layers=9), *SMALL, "-o", str(target)]) == 2
     assert "9 decoder layers" in one_line(capsys)
+    assert not measured
     assert not target.exists()
 
 

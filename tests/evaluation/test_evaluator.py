@@ -21,6 +21,7 @@ from vispco.evaluation import (
     measure,
     prepare,
     prompt_fingerprint,
+    prompt_sizes,
     prompt_text,
 )
 from vispco.evaluation.prompts import END
@@ -285,3 +286,9 @@ def test_prompt_fingerprints_depend_on_the_template(micro):
 )
 def test_exact_match(said, answer, worth):
     assert exact_match(said, answer) == worth
+
+
+def test_sizes_of_prompts_need_no_run_of_the_model(micro, evaluator, samples, monkeypatch):
+    tokens = evaluator.cost().tokens
+    monkeypatch.setattr(type(micro[0]), "forward", lambda *args, **kwargs: pytest.fail("the model was run"))
+    assert prompt_sizes(*micro, samples, batch_size=3) == tokens

@@ -3,13 +3,9 @@
 import gc
 import importlib
 import json
-from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from vispco import count_flops
 from vispco.schedule import keep_counts
@@ -22,76 +18,6 @@ def load(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
     yield lambda name: importlib.import_module(f"experiments.engine.{name}")
     gc.unfreeze()  # the command freezes what it finds, here all that other tests have left
-
-
-def test_live_bytes_are_those_of_new_storages_until_they_are_freed(load):
-    given = torch.ones(1000)
-
-    def forward():
-        first = given * 2  # 4000 bytes
-        second = first[:500] + 1  # 2000 bytes; the slice is a view
-        del first
-        return given.t(), second * 1, second.double()  # 2000 and 4000 bytes
-
-    assert load("measure").peak_bytes(forward, "cpu") == 8000
-
-
-def test_live_bytes_of_a_prefill_are_what_the_allocator_gave(load):
-    model, inputs, _ = load("models").PRESETS["rehearsal"].workloads[0].build("cpu", torch.float32)
-    forward = partial(model, **inputs, use_cache=True, logits_to_keep=1)
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.no_grad():
-        counted = load("measure").peak_bytes(forward, "cpu")
-        with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
-            forward()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    live = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
-    assert counted == live.max()
-
-
-def test_the_ratio_is_of_pairs_so_that_drift_leaves_it_alone(load):
-    stock = np.geomspace(1.0, 8.0, 16).tolist()
-    pairs = load("measure").Pairs(stock, [1.5 * time for time in stock])
-    assert pairs.ratio() == pytest.approx((1.5, 1.5, 1.5))
-    assert pairs.drift() == pytest.approx(8.0 ** (12 / 15))
-
-
-def test_the_interval_of_the_ratio_holds_the_median_and_is_no_wider_than_the_pairs(load):
-    ratios = np.random.default_rng(1).lognormal(0.0, 0.1, 101)
-    value, low, high = load("measure").Pairs([2.0] * 101, (2.0 * ratios).tolist()).ratio()
-    assert value == pytest.approx(np.median(ratios))
-    # The order statistics that bound a median with 95 % are the 41st and the 61st of 101.
-    places = np.searchsorted(np.sort(ratios), [low, high])
-    assert np.abs(places - [40, 60]).max() <= 3
-
-
-def test_sides_alternate_and_warm_up_is_left_out(load):
-    log = []
-
-    @contextmanager
-    def side(name):
-        log.append(name)
-        yield
-
-    calls = iter(range(100))
-    timed = load("measure").time_pairs(lambda: next(calls), partial(side, "s"), partial(side, "o"), "cpu", 3, 1)
-    assert "".join(log) == "soossoos"
-    assert set(timed) == {"wall", "cpu"}
-    assert {(len(pairs.stock), len(pairs.ours)) for pairs in timed.values()} == {(3, 3)}
-
-
-def test_the_times_of_a_side_are_its_own(load, monkeypatch):
-    measure, slow = load("measure"), []
-
-    @contextmanager
-    def ours():
-        slow.append(True)
-        yield
-        slow.clear()
-
-    monkeypatch.setattr(measure, "seconds", lambda forward, device: {"wall": 3.0 if slow else 2.0, "cpu": 1.0})
-    timed = measure.time_pairs(lambda: None, partial(nullcontext), ours, "cpu", 4, 2)
-    assert timed["wall"].ratio().value == pytest.approx(1.5)
 
 
 def test_full_models_have_the_sizes_of_the_published_ones(load):

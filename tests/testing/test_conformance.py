@@ -11,7 +11,7 @@ from vispco.selectors import REGISTRY as REGISTERED
 from vispco.testing import CHECKS, MODELS, RAGGED, SELECTORS, Case, Sample, matrix, run_check
 from vispco.testing.conformance import SINGLE
 
-BATCHED = [name for name in CHECKS if name != "flops"]
+BATCHED = [name for name in CHECKS if name not in ("flops", "decode_flops")]
 FASTV = SELECTORS["fastv"]
 
 
@@ -72,6 +72,11 @@ def test_every_selector_in_decoding_and_searching(name, selector, check):
 )
 def test_flops(case):
     run_check("flops", case)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_decode_flops(name):
+    run_check("decode_flops", Case(MODELS[name], FASTV, MODELS[name].backends[0], samples=SINGLE))
 
 
 @pytest.mark.parametrize(
@@ -147,6 +152,27 @@ def test_flops_that_are_wrong_are_found(monkeypatch):
     monkeypatch.setattr(DecoderShape, "mlp_cost", lambda self, tokens: 4.0 * self.hidden * self.mlp * tokens)
     with pytest.raises(AssertionError, match="counter sees"):
         run_check("flops", case)
+
+
+@pytest.mark.parametrize("part", ["attention", "projections", "lm_head"])
+def test_decode_flops_that_are_wrong_are_found(monkeypatch, part):
+    from vispco.cost import DecoderShape
+
+    case = Case(MODELS["gemma3"], FASTV, samples=SINGLE)
+    right = getattr(DecoderShape, part)
+    wrong = property(lambda self: 1.1 * right.fget(self)) if part == "lm_head" else lambda *known: 1.1 * right(*known)
+    monkeypatch.setattr(DecoderShape, part, wrong)
+    with pytest.raises(AssertionError, match="counter sees"):
+        run_check("decode_flops", case)
+
+
+def test_bytes_that_are_wrong_are_found(monkeypatch):
+    from vispco.cost import KvCost
+
+    right = KvCost.held
+    monkeypatch.setattr(KvCost, "held", lambda *known: [each + 1 for each in right(*known)])
+    with pytest.raises(AssertionError, match="were priced"):
+        run_check("decoding", Case(MODELS["gemma3"], FASTV, samples=SINGLE))
 
 
 def test_samples_of_the_ragged_batch_differ():

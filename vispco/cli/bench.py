@@ -97,7 +97,7 @@ def _check_writable(path: Path) -> None:
 
 def _batches(model: Any, processor: Any, samples: Sequence[Sample], size: int) -> list[dict[str, Any]]:
     """Inputs of ``generate``, batches of equal size; samples that fill no batch are left out."""
-    if False:
+    if len(samples) < size:
         raise DataError(f"the report split has {len(samples)} samples, too few for --batch {size}; lower it")
     batches = []
     for start in range(0, len(samples) - size + 1, size):

@@ -162,12 +162,15 @@ class DecodeFlopCost(Cost):
 
     def spent(self, prompt: Prompt, counts: Sequence[int]) -> float:
         """FLOPs of decoding one answer."""
-        keys = sum(
-            min(prompt.text + count + step, window or math.inf)
-            for count, window in zip(counts, self.windows, strict=True)
-            for step in range(1, self.new_tokens + 1)
-        )
+        pairs = zip(counts, self.windows, strict=True)
+        keys = sum(self._keys_read(prompt.text + count, window) for count, window in pairs)
         return self._fixed + self.shape.attention(1.0) * keys
+
+    def _keys_read(self, held: int, window: int | None) -> int:
+        """Keys that all new tokens read of one layer: one more each time, until the window is full."""
+        growing = self.new_tokens if window is None else min(max(window - held, 0), self.new_tokens)
+        full = (self.new_tokens - growing) * (window or 0)
+        return growing * held + growing * (growing + 1) // 2 + full
 
     def soft_spent(self, visual: Tensor) -> Tensor:
         """The same for fractions of tokens."""

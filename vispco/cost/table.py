@@ -1,22 +1,17 @@
 """What layers, cuts and everything around them took on one device: a latency table, stored as JSON."""
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, model_validator
 from torch import Tensor
 
 from vispco.cost.shape import Number
+from vispco.document import Document, Frozen
 from vispco.errors import ConfigError
-
-TABLE_VERSION = "1.0"
 
 AGAIN = "profile again with this data"
 """What to do about a prompt that a table does not reach to."""
@@ -24,11 +19,7 @@ AGAIN = "profile again with this data"
 Seconds = Annotated[float, Field(ge=0.0)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-
-class Curve(_Frozen):
+class Curve(Frozen):
     """Seconds over numbers of tokens: straight between the points that were measured, never falling.
 
     Attributes
@@ -77,7 +68,7 @@ class Curve(_Frozen):
                 )
 
 
-class LayerTimes(_Frozen):
+class LayerTimes(Frozen):
     """Seconds of one kind of decoder layer.
 
     Attributes
@@ -99,7 +90,7 @@ class LayerTimes(_Frozen):
     decode_pruned: Curve
 
 
-class SelectorTimes(_Frozen):
+class SelectorTimes(Frozen):
     """Seconds that choosing and dropping tokens take.
 
     Attributes
@@ -115,7 +106,7 @@ class SelectorTimes(_Frozen):
     tokens never take less time.
     """
 
-    params: dict[str, JsonValue] = {}
+    params: dict[str, JsonValue] = Field(default_factory=dict)
     once: Annotated[tuple[Seconds, ...], Field(min_length=2, max_length=2)]
     cut: Annotated[tuple[Seconds, ...], Field(min_length=5, max_length=5)]
 
@@ -129,7 +120,7 @@ class SelectorTimes(_Frozen):
         return fixed + before * visual + after * kept + product * visual * kept + square * visual * visual
 
 
-class TableKey(_Frozen):
+class TableKey(Frozen):
     """Where a table is valid.
 
     Attributes
@@ -165,7 +156,7 @@ class TableKey(_Frozen):
     decoder: dict[str, int]
 
 
-class Protocol(_Frozen):
+class Protocol(Frozen):
     """How a table was measured.
 
     Attributes
@@ -189,7 +180,7 @@ class Protocol(_Frozen):
     drift: Seconds
 
 
-class LatencyTable(_Frozen):
+class LatencyTable(Document):
     """Seconds of all parts of a prefill and of decoding, for batches of ``key.batch`` equal samples.
 
     Attributes
@@ -209,7 +200,11 @@ class LatencyTable(_Frozen):
     protocol : Protocol
     """
 
-    schema_version: str = TABLE_VERSION
+    VERSION: ClassVar[str] = "1.0"
+    WANTED: ClassVar[str] = "make a table with vispco profile"
+    DAMAGED: ClassVar[str] = "profile again"
+
+    schema_version: str = VERSION
     key: TableKey
     kinds: Annotated[tuple[LayerTimes, ...], Field(min_length=1)]
     layers: Annotated[tuple[int, ...], Field(min_length=1)]
@@ -217,13 +212,6 @@ class LatencyTable(_Frozen):
     decode_outside: Seconds
     selectors: dict[str, SelectorTimes]
     protocol: Protocol
-
-    @field_validator("schema_version")
-    @classmethod
-    def _known_version(cls, version: str) -> str:
-        if version.split(".")[0] != TABLE_VERSION.split(".")[0]:
-            raise ValueError(f"version {version!r} cannot be read by this release, which reads {TABLE_VERSION}")
-        return version
 
     @model_validator(mode="after")
     def _kinds_exist(self) -> Self:
@@ -267,63 +255,6 @@ class LatencyTable(_Frozen):
                 "them, or profile again with it"
             )
         return self.selectors[name]
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "LatencyTable":
-        """Read and validate a JSON file.
-
-        Raises
-        ------
-        ConfigError
-            Naming the file and the first field that is wrong.
-        """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: cannot be read ({error}); make a table with vispco profile") from None
-        try:
-            return cls.from_json(text)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
-
-    @classmethod
-    def from_json(cls, text: str) -> "LatencyTable":
-        """Validate JSON text; see :meth:`load`."""
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"not valid JSON ({error}); the file may be truncated, profile again") from None
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "the whole file"
-            raise ConfigError(f"field {field}: {first['msg'].removeprefix('Value error, ')}") from None
-
-    def to_json(self) -> str:
-        """JSON text, equal for equal tables."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write :meth:`to_json` whole or not at all.
-
-        Raises
-        ------
-        ConfigError
-            If the place cannot be written.
-        """
-        target = Path(path)
-        temporary = target.parent / f".vispco.{os.getpid()}.tmp"
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(self.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except (OSError, ValueError) as error:
-            with suppress(OSError, ValueError):
-                temporary.unlink()
-            raise ConfigError(f"{path}: cannot be written ({error}); choose another place") from None
 
 
 def _flat(key: TableKey) -> Mapping[str, Any]:

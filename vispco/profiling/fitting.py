@@ -11,6 +11,7 @@ import torch
 from vispco.cost.table import Curve, LatencyTable, LayerTimes, Protocol, SelectorTimes, TableKey
 from vispco.engine.families import Family
 from vispco.engine.signals import OBSERVED
+from vispco.engine.tower import LAYOUT, TOWER
 from vispco.profiling.plan import Plan, Run
 from vispco.profiling.stages import Stages
 from vispco.selectors import make_selector
@@ -58,7 +59,7 @@ def fit_curve(points: Points, low: float | None = None, high: float | None = Non
 
 
 def reach_down(whole: Curve, pruned: Curve) -> Curve:
-    """``whole`` with shorter prompts than were measured, as smaller pictures give: ``pruned`` times what they differ by.
+    """``whole`` with shorter prompts than were measured, as smaller pictures give: ``pruned`` times their ratio.
 
     Parameters
     ----------
@@ -202,14 +203,17 @@ class _Fit:
 
     def selector(self, name: str, params: dict[str, Any]) -> SelectorTimes:
         """What choosing and dropping takes beyond the layers themselves."""
-        once: Observations = []
+        # Whatever is chosen later, selectors with the same early needs do the same before the first layer.
+        once: Observations = [
+            ((1.0, float(run.prompt.total)), self._once(run, calls))
+            for run, calls in self.pruned.items()
+            if early_needs(run.selector) == early_needs(name) and not run.steps
+        ]
         entries: Observations = []
         watching: Observations = []
         for run, calls in self.pruned.items():
             if run.selector != name or run.steps:
                 continue
-            outside = median(passes[0].before + passes[0].after for passes in calls)
-            once.append(((1.0, float(run.prompt.total)), outside - median(self.outside[run.prompt.total])))
             for cut, end in zip(run.cuts, [*run.cuts[1:], self.plan.layers], strict=True):
                 n, k = float(run.before(cut)), float(run.counts[cut])
                 spent = median(sum(passes[0].entries[cut:end]) for passes in calls) - (end - cut) * self.entry
@@ -224,12 +228,24 @@ class _Fit:
             coefficients = tuple(one + other for one, other in both)
         return SelectorTimes(params=params, once=not_negative(once), cut=coefficients)
 
+    def _once(self, run: Run, calls: Sequence[Sequence[Stages]]) -> float:
+        """What a pruned prefill takes beyond an unpruned one outside the layers, and before the first one."""
+        spent = median(passes[0].before + passes[0].after for passes in calls) - median(self.outside[run.prompt.total])
+        if run.cuts[0] > 0:
+            spent += median(passes[0].entries[0] for passes in calls) - self.entry
+        return spent
+
     def _observing(self, run: Run, calls: Sequence[Sequence[Stages]], layer: int) -> float:
         """What the layer before a cut takes beyond its curve, for the signals that come out of its attention."""
         kind, before_all_cuts = self.kinds[self.kind_of[layer]], layer < run.cuts[0]
         curve, entry = (kind.whole, self.stock_entry) if before_all_cuts else (kind.pruned, self.entry)
         usual = curve(torch.tensor([float(run.tokens[layer])], dtype=torch.float64))
         return median(passes[0].layers[layer] for passes in calls) - (float(usual) - entry)
+
+
+def early_needs(selector: str) -> frozenset[str]:
+    """What a selector wants to know of the images and of the decoder's input."""
+    return frozenset(make_selector(selector).needs & (TOWER | LAYOUT | {"embeddings"}))
 
 
 def observes(selector: str) -> bool:

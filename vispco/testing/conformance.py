@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from vispco.config import ModelCard, PruningConfig
-from vispco.cost import count_flops
+from vispco.cost import DecodeFlopCost, KvCost, count_flops
 from vispco.engine import Replay, observed_attention, prune
 from vispco.engine.families import describe
 from vispco.engine.prefill import last_real
@@ -95,6 +95,13 @@ class Case:
     def real(self) -> Tensor:
         """Tokens that are not padding; bool, shape (batch, sequence)."""
         return self.inputs["attention_mask"].bool()
+
+    @property
+    def tokens(self) -> tuple[int, int, int, int]:
+        """Text and visual tokens, images, and text tokens after the last image; of a batch of one."""
+        _, asked = find_question(self.visual, self.real, last_real(self.real))
+        images = int((self.visual[0].int().diff(prepend=self.visual[0, :1].int()) == 1).sum())
+        return int((self.real & ~self.visual).sum()), int(self.visual.sum()), images, int(asked.sum())
 
     def config(self, keep: Sequence[float] | None = None) -> PruningConfig:
         """A configuration for this model; three cuts, the last of them deep, if no schedule is given."""
@@ -262,6 +269,9 @@ def _check_cache(case: Case, prompt: Any, final: Any, counts: Tensor, kv_bytes: 
         assert length == case.real.shape[1] + decoded, f"{case}: positions go on from {length}"
     held = sum(part.numel() * part.element_size() for layer in prompt.layers for part in (layer.keys, layer.values))
     assert held == kv_bytes, f"{case}: the cache holds {held} bytes, {kv_bytes} were reported"
+    if len(case.samples) == 1:  # fillers of ragged batches are no cost of the schedule
+        priced = KvCost(case.net.config, [case.tokens], case.dtype).amount(case.config().keep)
+        assert priced == held, f"{case}: the cache holds {held} bytes, {priced:g} were priced"
 
 
 def check_flops(case: Case) -> None:
@@ -269,24 +279,37 @@ def check_flops(case: Case) -> None:
 
     Signals count to the last product; of a selector's own distances the counter may see less than there is.
     """
-    text, visual = int((case.real & ~case.visual).sum()), int(case.visual.sum())
+    text, visual, images, asked = case.tokens
     selector = make_selector(case.selector.selector, case.selector.params)
-    _, asked = find_question(case.visual, case.real, last_real(case.real))
-    images = int((case.visual[0].int().diff(prepend=case.visual[0, :1].int()) == 1).sum())
     for keep in ((1.0,) * case.layers, case.config().keep):
-        with prune(case.net, case.config(keep)), sdpa_kernel(SDPBackend.MATH):
-            counter = FlopCounterMode(display=False)
-            with counter:
-                case.net(**case.inputs, logits_to_keep=1)
-        counts = {name.rsplit(".", 1)[-1]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-        decoder = next(name for name, module in case.net.named_modules() if module is describe(case.net).decoder)
-        counted = counts[decoder.rsplit(".", 1)[-1]] + counts["lm_head"]
-        ours = count_flops(case.net.config, text, visual, keep, selector.flops, images, int(asked.sum())).total
+        counted = _counted(case, keep, lambda: case.net(**case.inputs, logits_to_keep=1))
+        ours = count_flops(case.net.config, text, visual, keep, selector.flops, images, asked).total
         # Distances are no matrix products to the counter, so a selector's own work may be more than it sees.
-        own = count_flops(case.net.config, text, visual, keep, selector.own_flops, images, int(asked.sum())).selection
+        own = count_flops(case.net.config, text, visual, keep, selector.own_flops, images, asked).selection
         assert (ours - own) * (1 - 1e-3) <= counted <= ours * (1 + 1e-3), (
             f"{case}: {ours:.6g} FLOPs, {own:.6g} of them the selector's own, where the counter sees {counted:.6g}"
         )
+
+
+def check_decode_flops(case: Case) -> None:
+    """Counted FLOPs of decoding one sample are those of PyTorch's counter within 0.1 %, unpruned and pruned."""
+    def answer(tokens: int) -> Callable[[], Any]:
+        return lambda: case.net.generate(**case.inputs, **GREEDY, max_new_tokens=tokens)
+
+    for keep in ((1.0,) * case.layers, case.config().keep):
+        counted = _counted(case, keep, answer(STEPS)) - _counted(case, keep, answer(1))
+        ours = DecodeFlopCost(case.net.config, [case.tokens], STEPS - 1).amount(keep)
+        assert abs(ours - counted) <= 1e-3 * ours, f"{case}: {ours:.6g} FLOPs, where the counter sees {counted:.6g}"
+
+
+def _counted(case: Case, keep: Sequence[float], run: Callable[[], Any]) -> int:
+    """FLOPs of decoder and head that PyTorch's counter sees in a run under a schedule."""
+    counter = FlopCounterMode(display=False)
+    with prune(case.net, case.config(keep)), sdpa_kernel(SDPBackend.MATH), counter:
+        run()
+    counts = {name.rsplit(".", 1)[-1]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    decoder = next(name for name, module in case.net.named_modules() if module is describe(case.net).decoder)
+    return counts[decoder.rsplit(".", 1)[-1]] + counts["lm_head"]
 
 
 def check_replay(case: Case) -> None:
@@ -318,6 +341,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "decoding": check_decoding,
     "replay": check_replay,
     "flops": check_flops,
+    "decode_flops": check_decode_flops,
 }
 """Checks by name."""
 
