@@ -17,10 +17,10 @@ from typing import Any
 import torch
 import transformers
 
-from vispco.profiling import Side, peak_bytes, seconds, time_pairs, wait_for
 from experiments.engine.models import PRESETS, TEXT_TOKENS, Preset, Workload
 from vispco import ModelCard, PruningConfig, count_flops, prune
 from vispco.cost import FlopReport
+from vispco.profiling import Side, peak_bytes, seconds, time_pairs, wait_for
 
 CUT = 2
 """Layer of FastV's cut."""

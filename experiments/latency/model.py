@@ -143,8 +143,9 @@ PRESETS = {
         "LLaVA, 8 layers, 256 wide, 576 visual tokens",
     ),
     "gemma3": Preset(
-        partial(random_weights, Workload("Gemma 3", partial(gemma3, 256, 9, 16, 2, 192)), *CPU),
-        "Gemma 3, 9 layers, 256 wide, windows of 192, 512 visual tokens",
+        partial(random_weights, Workload("Gemma 3", partial(gemma3, 128, 9, 12, 2, 96)), *CPU),
+        "Gemma 3, 9 layers, 128 wide, windows of 96, 288 visual tokens",
+        seconds=45.0, pairs=20,
     ),
     "gpu-llava": Preset(
         partial(random_weights, Workload("LLaVA-1.5", partial(llava, LLAMA_7B, 1, 24)), *GPU),

@@ -19,9 +19,16 @@ ALLOWED = 1.05
 
 
 def volume(result: dict[str, Any], search: str, clock: str = "cpu") -> float:
-    """Hypervolume over measured time, the unpruned model included."""
-    pairs = [(row["measured"][clock][0], row["score"]) for row in result["searches"][search]]
-    return area([*(pair for pair in pairs if pair[0] < 1.0), (1.0, result["unpruned score"])])
+    """Hypervolume over measured times that both searches reach, the unpruned model included.
+
+    A schedule that takes less than the fastest one of the other search counts as if it took as long.
+    """
+    times = {
+        name: [(row["measured"][clock][0], row["score"]) for row in rows] for name, rows in result["searches"].items()
+    }
+    start = max(min(time for time, _ in pairs) for pairs in times.values())
+    pairs = [(max(time, start), score) for time, score in times[search] if time < 1.0]
+    return area([*pairs, (1.0, result["unpruned score"])])
 
 
 def over_budget(result: dict[str, Any], clock: str = "cpu") -> list[float]:

@@ -97,6 +97,16 @@ def test_layers_after_a_cut_have_a_curve_of_their_own():
     assert cut - whole == pytest.approx(28 + 2.1 - 22 - 2.2)
 
 
+def test_layers_before_the_first_cut_pay_for_their_hooks():
+    """One of them for a cut before layer 1, three for one before layer 3, none where nothing is cut."""
+    costs = [LatencyCost(SMALL, [(6, 16)], table(hook=hook), "random") for hook in (0.0, 0.5)]
+    for keep, layers in (((1.0,) * 4, 0), (KEEP, 1), ((1.0, 1.0, 1.0, 0.5), 3), ((0.5,) * 4, 0)):
+        without, with_hooks = (cost.amount(keep) for cost in costs)
+        assert with_hooks - without == pytest.approx(0.5 * layers)
+        soft = [cost.unpruned * cost.soft(torch.tensor(keep)).item() for cost in costs]
+        assert soft[1] - soft[0] == pytest.approx(0.5 * layers, abs=0.02)
+
+
 def test_choosing_can_cost_more_than_it_saves():
     keep = (1.0, 1.0, 1.0, 15 / 16)
     assert cost().exact(keep) > 1.0

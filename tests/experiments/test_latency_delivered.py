@@ -79,7 +79,7 @@ def test_layers_are_timed_by_their_tokens(study):
 
 def test_the_command_measures_every_case(study, monkeypatch, tmp_path, capsys):
     preset = study.PRESETS["rehearsal"]
-    monkeypatch.setitem(study.PRESETS, "rehearsal", replace(preset, shapes=(preset.shapes[0], preset.shapes[6])))
+    monkeypatch.setitem(study.PRESETS, "rehearsal", replace(preset, shapes=(preset.shapes[0], preset.shapes[0])))
     study.main(["--preset", "rehearsal", "--pairs", "1", "--warm-up", "1", "--out", str(tmp_path / "results.json")])
     results = json.loads((tmp_path / "results.json").read_text())
     assert [len(shape["cases"]) for shape in results["shapes"]] == [5, 4]
@@ -95,7 +95,7 @@ def test_the_command_measures_every_case(study, monkeypatch, tmp_path, capsys):
 
 def test_the_share_of_the_engine_is_that_of_hooks_and_scores(study, monkeypatch, tmp_path, capsys):
     preset = study.PRESETS["rehearsal"]
-    monkeypatch.setitem(study.PRESETS, "rehearsal", replace(preset, shapes=(preset.shapes[0].reduced(10, 64, 100),)))
+    monkeypatch.setitem(study.PRESETS, "rehearsal", replace(preset, shapes=preset.shapes[:1]))
     study.main(["--preset", "rehearsal", "--engine", "--pairs", "1", "--out", str(tmp_path / "results.json")])
     results = json.loads((tmp_path / "results.json").read_text())
     assert len(results["shapes"][0]["cases"]) == 4
@@ -145,3 +145,18 @@ def test_committed_results_are_what_the_page_says(study):
     page = (folder / "delivered.md").read_text()
     assert all(part(results) in page for part in (study.table, study.explanation, study.lengths))
     assert study.shares(json.loads((folder / "results/delivered_engine_cpu.json").read_text())) in page
+
+
+def test_pages_hold_the_tables_of_their_results(study, tmp_path):
+    refresh = importlib.import_module("experiments.latency.refresh")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/some.json").write_text("[1, 2]")
+    (tmp_path / "page.md").write_text("a\n<!-- sum -->\nold\n<!-- end -->\nb\n<!-- none -->\nkept\n<!-- end -->\n")
+    tables = {"sum": ("some.json", lambda values: str(sum(values))), "none": ("missing.json", str)}
+    assert refresh.refreshed("page.md", tables, tmp_path) == (
+        "a\n<!-- sum -->\n\n3\n\n<!-- end -->\nb\n<!-- none -->\nkept\n<!-- end -->\n"
+    )
+    with pytest.raises(ValueError, match=r"page\.md has no place for the table 'other'"):
+        refresh.refreshed("page.md", {"other": ("some.json", str)}, tmp_path)
+    for page, own in refresh.PAGES.items():
+        assert refresh.refreshed(page, own) == (ROOT / "experiments/latency" / page).read_text()

@@ -44,6 +44,12 @@ def test_hypervolume_is_over_measured_time(load):
     assert f"{expected:+.2f} [" in last
 
 
+def test_times_that_only_one_search_reaches_count_as_those_that_both_do(load):
+    one = result()
+    one["searches"]["flops"][0]["measured"]["cpu"][0] = 0.3
+    assert load("search_tables").volume(one, "flops") == pytest.approx(0.3 * 0.6 + 0.2 * 0.8)
+
+
 def test_budgets_are_averaged_over_seeds(load):
     rows = load("search_tables").budgets([result(), result(1, 0.1)]).splitlines()
     assert rows[2] == "| 0.5 | 0.500 | 0.500 | 0.500 | 0.030 wide | 0.400 | 0.650 |"

@@ -55,8 +55,8 @@ def test_the_order_of_the_ways_is_the_order_of_their_memory(study, tiny):
     graph, parts, twice = (study.peak(tiny, 6, 1, way, study.worst(6)) for way in study.WAYS)
     many = study.peak(tiny, 6, 2, study.WAYS[0], study.worst(6), 3)
     assert many == pytest.approx(6 * graph, rel=0.02)
-    # Parts hold the inputs of their batch, and what one sample needs.
-    assert study.peak(tiny, 6, 2, study.WAYS[1], study.worst(6), 3) == pytest.approx(parts, rel=0.1)
+    # Schedules take turns. Prompts as short as these two share a part; long ones would take turns too.
+    assert study.peak(tiny, 6, 2, study.WAYS[1], study.worst(6), 3) == pytest.approx(2 * parts, rel=0.02)
     assert twice < parts < 1.1 * graph
 
 

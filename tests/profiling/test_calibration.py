@@ -42,7 +42,8 @@ def test_the_plan_covers_the_data():
     }
     assert grid == {(count,) * 6 for count in (39, 35, 30, 25, 20, 15, 10, 5, 0)}
     chosen = [run.counts for run in plan.runs if run.selector == "fastv" and run.prompt is plan.largest]
-    assert chosen == [(40, *[35] * 5), (40, *[20] * 5), (40, *[5] * 5), (40, 35, 35, 35, 5, 5)]
+    assert chosen == [(40, *[35] * 5), (40, *[20] * 5), (40, *[5] * 5), (40, 40, 40, 40, 20, 20),
+                      (40, 35, 35, 35, 5, 5)]  # fmt: skip
     longest = max((run.prompt for run in plan.runs), key=lambda prompt: prompt.total)
     assert longest.total == 44 + 32 - 4
     assert longest.inputs["input_ids"].shape == (1, longest.total)
@@ -53,6 +54,14 @@ def test_every_image_keeps_a_token_but_where_nothing_is_left():
     counts = {run.counts[-1] for run in Plan([prompt], 4, ["fastv"], 1).runs}
     assert min(counts - {0}) == 7
     assert max(counts - {24}) == 23
+
+
+def test_layers_that_gather_for_a_cut():
+    """Its own, and the first after it of every other kind, which has a mask of its own."""
+    prompt = Prompt({}, 3, 16, 1)
+    assert Run(prompt, (16, 8, 8, 8, 2, 2)).touched([0, 0, 0, 1, 0, 1]) == {1: [1, 3], 4: [4, 5]}
+    assert Run(prompt, (16, 8, 8, 8)).touched([0] * 4) == {1: [1]}
+    assert Run(prompt, (16,) * 4).touched([0] * 4) == {}
 
 
 def test_cuts_of_a_run():

@@ -8,6 +8,7 @@ from vispco import ModelCard, PruningConfig, prune
 from vispco.cost import GenerationCost, LatencyCost
 from vispco.engine.families import describe
 from vispco.engine.prefill import Prefill
+from vispco.engine.pruning import Pruned
 from vispco.engine.signals import OBSERVED
 from vispco.errors import ConfigError
 from vispco.profiling import calibrate, calibration, stages
@@ -25,8 +26,8 @@ class World:
     """A model in which time only passes where it is told to, at prices that a table can hold.
 
     Layers take 2 + 0.5 n ticks for n tokens in a prefill, 1 + 0.01 n for a new token with n keys; the vision tower 30,
-    logits 3, a look at the decoder's input 7; a random choice of k out of n 1 + 0.2 n + 0.1 k + 0.01 n k, and FastV's
-    row of attention 2 + 0.1 n.
+    logits 3, a look at the decoder's input 7, the engine's hook before a layer 0.25 in a prefill; a random choice of k
+    out of n 1 + 0.2 n + 0.1 k + 0.01 n k, and FastV's row of attention 2 + 0.1 n.
     """
 
     def __init__(self, model, monkeypatch):
@@ -55,6 +56,13 @@ class World:
             return rows(state, name, hidden)
 
         monkeypatch.setattr(Prefill, "_rows_of", priced_rows)
+        enter = Pruned._enter
+
+        def priced_hook(pruned, layer, module, args, kwargs):
+            self.now += 0.25 * (args[0].shape[1] > 1)
+            return enter(pruned, layer, module, args, kwargs)
+
+        monkeypatch.setattr(Pruned, "_enter", priced_hook)
         self.handles = [
             model.model.vision_tower.register_forward_hook(self.see),
             model.lm_head.register_forward_hook(self.say),
@@ -100,7 +108,7 @@ def known(world, tiny_llava):
 
 
 HELD_OUT = [
-    (1.0, 1.0, 1.0, 1.0),
+    (1.0, 1.0, 0.5, 0.5),
     (1.0, 0.75, 0.75, 0.75),
     (1.0, 1.0, 1.0, 0.0625),
     (1.0, 0.9375, 0.375, 0.25),
@@ -113,8 +121,11 @@ def test_known_prices_are_found(known):
     assert known.protocol.model_dump() == {"clock": "ticks", "repeats": 2, "warm_up": 5, "spread": 0.0, "drift": 1.0}
     (kind,) = known.kinds
     assert known.layers == (0, 0, 0, 0)
-    for curve in (kind.whole, kind.pruned):
-        assert curve.seconds == pytest.approx([2 + 0.5 * tokens for tokens in curve.tokens])
+    measured = [
+        (tokens, spent) for tokens, spent in zip(kind.whole.tokens, kind.whole.seconds, strict=True) if tokens >= 22
+    ]
+    assert measured == [pytest.approx((tokens, 2 + 0.5 * tokens)) for tokens in (22, 40, 42)]
+    assert kind.pruned.seconds == pytest.approx([2.25 + 0.5 * tokens for tokens in kind.pruned.tokens])
     assert (kind.pruned.tokens[0], kind.pruned.tokens[-2:]) == (6.0, (39.0, 41.0))
     assert known.outside.tokens == (22.0, 40.0)
     assert known.outside.seconds == pytest.approx((33, 33))
@@ -122,7 +133,8 @@ def test_known_prices_are_found(known):
     assert known.selectors["divprune"].per_prefill(40.0) == pytest.approx(7)
     random = known.selectors["random"]
     assert random.params == {"seed": 1}
-    assert random.once == (0.0, 0.0)
+    assert random.once == pytest.approx((0, 0), abs=1e-9)
+    assert known.hook == pytest.approx(0.25)
     assert random.per_cut(32.0, 16.0) == pytest.approx(1 + 6.4 + 1.6 + 5.12, rel=1e-3)
     assert known.selectors["fastv"].per_cut(32.0, 16.0) == pytest.approx(2 + 3.2, rel=1e-3)
 

@@ -29,7 +29,7 @@ class LatencyCost(Cost):
     visual; the first cut is before layer ``c``::
 
         outside(N) + sum over l < c of whole_l(N) + sum over l >= c of pruned_l(n_l)
-                   + once(N) if anything is cut + sum over cuts of cut(v_(l-1), v_l)
+                   + once(N) + c hook if anything is cut + sum over cuts of cut(v_(l-1), v_l)
 
     The curves are those of the table (:class:`vispco.cost.table.LatencyTable`), each layer's of its kind. The soft twin
     takes fractional tokens and weighs what comes with a cut by :func:`gate` of the share that is dropped: of the tokens
@@ -37,6 +37,7 @@ class LatencyCost(Cost):
 
         outside(N) + sum over l of pruned_l(n_l) + (1 - gate(1 - v_l / v_-1)) (whole_l(N) - pruned_l(N))
                    + gate(1 - v_last / v_-1) once(N) + sum over l of gate(1 - v_l / v_(l-1)) cut(v_(l-1), v_l)
+                   + sum over l of (gate(1 - v_last / v_-1) - gate(1 - v_l / v_-1)) hook
 
     Both agree where nothing is dropped, and up to 0.7 % of those terms where every cut drops a tenth or more.
 
@@ -101,7 +102,7 @@ class LatencyCost(Cost):
             where = torch.tensor(cut)[layers]
             seconds += float(torch.where(where, kind.pruned(tokens[layers]), kind.whole(total)).sum())
         if any(cut):
-            seconds += self.times.per_prefill(float(prompt.total))
+            seconds += self.times.per_prefill(float(prompt.total)) + cut.index(True) * self.table.hook
         cuts = [(had, kept) for had, kept in zip(before, counts, strict=True) if kept < had]
         return seconds + sum(self.times.per_cut(float(had), float(kept)) for had, kept in cuts)
 
@@ -111,6 +112,7 @@ class LatencyCost(Cost):
         gone = gate(1.0 - share(visual, self.visual))
         cuts = gate(1.0 - share(visual, before)) * self.times.per_cut(before, visual)
         seconds = self._outside + cuts.sum(dim=-2) + gone[..., -1, :] * self.times.per_prefill(self._total)
+        seconds = seconds + self.table.hook * (gone[..., -1:, :] - gone).sum(dim=-2)
         for kind, layers in self._groups:
             extra = kind.whole(self._total) - kind.pruned(self._total)
             each = kind.pruned(self.text + visual[..., layers, :]) + (1.0 - gone[..., layers, :]) * extra

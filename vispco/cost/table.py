@@ -196,6 +196,8 @@ class LatencyTable(Document):
         embeddings, masks, logits. A smaller prompt than the smallest measured takes as long as that one.
     decode_outside : float
         The same for one new token.
+    hook : float
+        What a layer before the first cut takes longer in a prefill than a layer of the stock model.
     selectors : dict of str to SelectorTimes
     protocol : Protocol
     """
@@ -210,6 +212,7 @@ class LatencyTable(Document):
     layers: Annotated[tuple[int, ...], Field(min_length=1)]
     outside: Curve
     decode_outside: Seconds
+    hook: Seconds = 0.0
     selectors: dict[str, SelectorTimes]
     protocol: Protocol
 

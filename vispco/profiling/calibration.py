@@ -2,12 +2,13 @@
 
 What is timed is ``generate`` as a user calls it, stage by stage (:mod:`vispco.profiling.stages`): on prompts of several
 sizes, unpruned, pruned to a grid of counts, and under every selector (:mod:`vispco.profiling.plan`). All of it takes
-turns, round after round, every other round backwards. A table has what :mod:`vispco.profiling.fitting` makes of the
+turns, round after round, in another order every time. A table has what :mod:`vispco.profiling.fitting` makes of the
 medians over rounds.
 """
 
 import gc
 import platform
+import random
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ def calibrate(
     batch: int,
     clock: str = "wall",
     new_tokens: int = 32,
-    repeats: int = 9,
+    repeats: int = 25,
     seconds: float = 60.0,
     drift: float = 0.25,
 ) -> LatencyTable:
@@ -75,7 +76,7 @@ def calibrate(
     new_tokens : int
         Longest answer that the table will be asked about, after its first token.
     repeats : int
-        Rounds.
+        Most rounds.
     seconds : float
         After this time no round begins, once there are 3.
     drift : float
@@ -251,7 +252,7 @@ class _Timing:
         return times
 
     def rounds(self, runs: Sequence[Run], repeats: int, seconds: float) -> dict[Run, list[list[Stages]]]:
-        """Time all runs in turns."""
+        """Time all runs in turns, in another order every time: neighbours share what else the machine is doing."""
         times: defaultdict[Run, list[list[Stages]]] = defaultdict(list)
         start, collects = time.perf_counter(), gc.isenabled()
         gc.disable()  # garbage of earlier calls is collected between rounds, and not while something is timed
@@ -260,7 +261,7 @@ class _Timing:
                 if number >= ROUNDS and time.perf_counter() - start > seconds:
                     break
                 gc.collect()
-                for run in runs[:: -1 if number % 2 else 1]:
+                for run in random.Random(number).sample(runs, len(runs)):
                     times[run].append(self.stages(run))
         finally:
             if collects:

@@ -132,6 +132,7 @@ def fit_table(
         layers=fit.kind_of,
         outside=fit_curve(fit.outside),
         decode_outside=fit.decode_outside,
+        hook=fit.hook,
         selectors={name: fit.selector(name, dict(params)) for name, params in selectors.items()},
         protocol=protocol,
     )
@@ -146,17 +147,29 @@ class _Fit:
         self.kind_of = tuple(self.windows.index(window) for window in family.windows)
         self.stock = {run: calls for run, calls in times.items() if not run.selector}
         self.pruned = {run: calls for run, calls in times.items() if run.selector}
-        # Before a layer there is next to nothing, but where tokens were dropped: there it is the price of the cut.
-        self.entry = median(
-            passes[0].entries[layer]
-            for run, calls in self.pruned.items()
-            for passes in calls
-            for layer in range(run.cuts[0] + 1, plan.layers)
-            if layer not in run.cuts
-        )
         self.stock_entry = median(
             entry for calls in self.stock.values() for passes in calls for entry in passes[0].entries
         )
+        # Before a layer there is little, but where tokens are dropped and masks are gathered: the price of the cut.
+        self.touched = {run: set().union(*run.touched(self.kind_of).values()) for run in self.pruned}
+        entries = {
+            run: [
+                passes[0].entries[layer]
+                for passes in calls
+                for layer in range(run.cuts[0], plan.layers)
+                if layer not in self.touched[run]
+            ]
+            for run, calls in self.pruned.items()
+        }
+        usual = [entry for some in entries.values() for entry in some] or [self.stock_entry]
+        self.entry = {run: median(some or usual) for run, some in entries.items()}
+        before_cuts = [
+            passes[0].entries[layer]
+            for run, calls in self.pruned.items()
+            for passes in calls
+            for layer in range(1, run.cuts[0])
+        ]
+        self.hook = max(0.0, median(before_cuts) - self.stock_entry) if before_cuts else 0.0
         self.outside: Points = self._outside()
         self.kinds = tuple(self._kind(index, window) for index, window in enumerate(self.windows))
         self.decode_outside = median(
@@ -181,7 +194,8 @@ class _Fit:
                 name = "pruned" if layer >= cut else "whole"
                 for first, *rest in calls:
                     if name == "pruned" and not watched:
-                        curves[name][run.tokens[layer]].append(self.entry + first.layers[layer])
+                        entry = self.entry[run] if layer in self.touched[run] else first.entries[layer]
+                        curves[name][run.tokens[layer]].append(entry + first.layers[layer])
                     if not run.selector:
                         curves[name][run.tokens[layer]].append(first.entries[layer] + first.layers[layer])
                     if name == "pruned" or not run.selector:
@@ -214,9 +228,9 @@ class _Fit:
         for run, calls in self.pruned.items():
             if run.selector != name or run.steps:
                 continue
-            for cut, end in zip(run.cuts, [*run.cuts[1:], self.plan.layers], strict=True):
+            for cut, layers in run.touched(self.kind_of).items():
                 n, k = float(run.before(cut)), float(run.counts[cut])
-                spent = median(sum(passes[0].entries[cut:end]) for passes in calls) - (end - cut) * self.entry
+                spent = median(sum(passes[0].entries[layer] - self.entry[run] for layer in layers) for passes in calls)
                 entries.append(((1.0, n, k, n * k, n * n), spent))
                 if observes(name):
                     watching.append(((1.0, n, 0.0, 0.0, n * n), self._observing(run, calls, cut - 1)))
@@ -232,13 +246,13 @@ class _Fit:
         """What a pruned prefill takes beyond an unpruned one outside the layers, and before the first one."""
         spent = median(passes[0].before + passes[0].after for passes in calls) - median(self.outside[run.prompt.total])
         if run.cuts[0] > 0:
-            spent += median(passes[0].entries[0] for passes in calls) - self.entry
+            spent += median(passes[0].entries[0] for passes in calls) - self.stock_entry - self.hook
         return spent
 
     def _observing(self, run: Run, calls: Sequence[Sequence[Stages]], layer: int) -> float:
         """What the layer before a cut takes beyond its curve, for the signals that come out of its attention."""
         kind, before_all_cuts = self.kinds[self.kind_of[layer]], layer < run.cuts[0]
-        curve, entry = (kind.whole, self.stock_entry) if before_all_cuts else (kind.pruned, self.entry)
+        curve, entry = (kind.whole, self.stock_entry) if before_all_cuts else (kind.pruned, self.entry[run])
         usual = curve(torch.tensor([float(run.tokens[layer])], dtype=torch.float64))
         return median(passes[0].layers[layer] for passes in calls) - (float(usual) - entry)
 

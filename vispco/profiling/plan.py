@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,18 @@ class Run:
         before = (self.prompt.visual, *self.counts)
         return [layer for layer, count in enumerate(self.counts) if count < before[layer]]
 
+    def touched(self, kinds: Sequence[int]) -> dict[int, list[int]]:
+        """By cut, the layers before which something is gathered for it: its own, and the first of every kind after it.
+
+        Parameters
+        ----------
+        kinds : sequence of int, one per layer
+        """
+        return {
+            cut: sorted({cut, *(kinds.index(kind, cut) for kind in set(kinds[cut:end]))})
+            for cut, end in pairwise([*self.cuts, len(self.counts)])
+        }
+
     def before(self, cut: int) -> int:
         """Visual tokens before a cut."""
         return self.counts[cut - 1] if cut else self.prompt.visual
@@ -146,6 +159,7 @@ class Plan:
         runs = []
         for name in selectors:
             runs += [self._cut(self.largest, share, selector=name) for share in SHARES]
+            runs += [self._cut(self.largest, 1.0, SHARES[1], selector=name, whole=True)]
             runs += [self._cut(self.largest, SHARES[0], SHARES[-1], selector=name)]
             runs += [self._cut(self.smallest, 0.5, selector=name)]
         return runs
@@ -168,10 +182,13 @@ class Plan:
         """All layers with the same tokens; a random choice needs no attention, so it can be made before layer 0."""
         return Run(prompt, (_kept(prompt, share),) * self.layers, "random")
 
-    def _cut(self, prompt: Prompt, *shares: float, selector: str = "random", steps: int = 0) -> Run:
-        """Cuts before layer 1 and, for a second share, in the middle of the layers after it."""
+    def _cut(
+        self, prompt: Prompt, *shares: float, selector: str = "random", steps: int = 0, whole: bool = False
+    ) -> Run:
+        """Cuts before layer 1, unless layers stay whole, and for a second share in the middle of those after it."""
         middle = (self.layers + 2) // 2
         first, last = (_kept(prompt, share) for share in (shares[0], shares[-1]))
+        first = prompt.visual if whole else first
         counts = [prompt.visual] + [first] * (middle - 1) + [last] * (self.layers - middle)
         return Run(prompt, tuple(counts[: self.layers]), selector, steps)
 

@@ -293,6 +293,7 @@ def check_flops(case: Case) -> None:
 
 def check_decode_flops(case: Case) -> None:
     """Counted FLOPs of decoding one sample are those of PyTorch's counter within 0.1 %, unpruned and pruned."""
+
     def answer(tokens: int) -> Callable[[], Any]:
         return lambda: case.net.generate(**case.inputs, **GREEDY, max_new_tokens=tokens)
 
