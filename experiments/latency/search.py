@@ -109,7 +109,7 @@ def search(evaluator: Evaluator, name: str, budgets: Sequence[float], seed: int)
 
 @torch.no_grad()
 def measured(model: Any, keep: Schedule | None, inputs: dict[str, Any], pairs: int) -> dict[str, Any]:
-    """Time of a prefill over that of the stock model, by clock, with its interval; of the stock model itself if None."""
+    """Time of a prefill over that of the stock model, by clock, with its interval; None is the stock model itself."""
     ours: Any = nullcontext
     if keep is not None:
         card = ModelCard(type=model.config.model_type, layers=len(keep))

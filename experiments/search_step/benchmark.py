@@ -17,10 +17,10 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-from vispco.profiling import Pairs, peak_bytes, seconds
 from vispco import count_flops
 from vispco.engine import Replay, observed_attention
 from vispco.engine.losses import relaxed_losses
+from vispco.profiling import Pairs, peak_bytes, seconds
 from vispco.selectors import make_selector
 
 FOLDER = Path(__file__).parent

@@ -25,12 +25,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-from vispco.profiling import Pairs, clocks, peak_bytes, seconds
 from experiments.engine.models import IMAGE, LLAMA_7B, SMALL, TEXT_TOKENS, TINY, Decoder
 from experiments.selectors.page import rewrite, table
 from vispco import ModelCard, PruningConfig, prune
 from vispco.engine.prefill import Prefill
 from vispco.engine.tower import LAYOUT, TOWER, Watch
+from vispco.profiling import Pairs, clocks, peak_bytes, seconds
 from vispco.schedule import keep_counts
 from vispco.selectors import REGISTRY, Merger, Selector, SelectorInputs, make_selector
 from vispco.selectors.base import Need, Scorer

@@ -109,7 +109,7 @@ def test_profile_prints_ranges_and_refuses_what_is_out_of_them(table, capsys):
 
 @pytest.fixture(scope="module")
 def proportional(table):
-    """A table of this process in which a layer's time is proportional to its tokens, and a cut costs next to nothing."""
+    """A table of this process in which layers take time in proportion to tokens, and cuts cost next to nothing."""
     data = json.loads(table.read_text())
     data["outside"]["seconds"] = [0.01] * len(data["outside"]["tokens"])
     for kind in data["kinds"]:
