@@ -116,7 +116,7 @@ def test_a_budget_below_the_text_is_refused():
 def test_peak_by_hand():
     """Unpruned the last layer decides; after a cut an earlier one may."""
     cost = PeakCost(LLAMA, [(7, 16)], torch.float32)
-    per_token = 4 * (2 * 48 + 3 * 80)
+    per_token = 4 * (3 * 48 + 3 * 80)
     assert cost.unpruned == 4 * 48 * 23 + per_token * 23 + 3 * 23 * PER_TOKEN
     assert cost.amount([1.0, 1.0, 0.25]) == 4 * 48 * 23 + per_token * 23 + 2 * 23 * PER_TOKEN
     assert cost.amount([0.5, 0.5, 0.5]) == 4 * 48 * 23 + per_token * 15 + 3 * 15 * PER_TOKEN
@@ -131,7 +131,7 @@ def test_soft_peak_is_the_exact_one_where_nothing_is_rounded():
 @pytest.mark.parametrize("kv_heads", [8, 1])
 @pytest.mark.parametrize("layers", [2, 12])
 def test_peak_of_a_decoder_is_near_what_storages_count(layers, kv_heads):
-    """It leaves out what is small beside an MLP: rotary tables, and a vector of the hidden width per token."""
+    """It leaves rotary tables out."""
     config = LlamaConfig(
         hidden_size=128, intermediate_size=344, num_hidden_layers=layers, num_attention_heads=8,
         num_key_value_heads=kv_heads, vocab_size=64,
@@ -144,7 +144,7 @@ def test_peak_of_a_decoder_is_near_what_storages_count(layers, kv_heads):
         # The decoder's input is made inside, as it counts.
         return model(inputs_embeds=torch.randn(1, 256, 128), use_cache=True)
 
-    assert 0.88 <= cost.unpruned / peak_bytes(forward, "cpu") <= 1.0
+    assert 0.97 <= cost.unpruned / peak_bytes(forward, "cpu") <= 1.0
 
 
 def test_peak_under_a_schedule_follows_what_storages_count():

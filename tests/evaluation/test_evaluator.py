@@ -25,6 +25,7 @@ from vispco.evaluation import (
     prompt_text,
 )
 from vispco.evaluation.prompts import END
+from vispco.profiling import peak_bytes
 
 KEEP = (1.0, 1.0, 1.0, 0.3, 0.3, 0.3, 0.1, 0.1)
 SCHEDULES = [(1.0,) * 8, KEEP, (1.0, 1.0, 1.0, 0.3, 0.3, 0.3, 0.3, 0.3), (1.0, 1.0) + (0.05,) * 6]
@@ -292,3 +293,9 @@ def test_sizes_of_prompts_need_no_run_of_the_model(micro, evaluator, samples, mo
     tokens = evaluator.cost().tokens
     monkeypatch.setattr(type(micro[0]), "forward", lambda *args, **kwargs: pytest.fail("the model was run"))
     assert prompt_sizes(*micro, samples, batch_size=3) == tokens
+
+
+def test_a_walk_holds_the_states_that_schedules_part_from_and_not_every_layers(evaluator):
+    """Eight layers: with the output of each held, this would be 17 times the hidden states of the batch."""
+    hidden = max(batch.captured.hidden.nbytes for batch in evaluator.batches)
+    assert peak_bytes(lambda: evaluator.evaluate([(1.0,) * 8]), "cpu") < 13 * hidden

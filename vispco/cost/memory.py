@@ -59,13 +59,14 @@ class KvCost(Cost):
 class PeakCost(KvCost):
     """An estimate of the most bytes that a prefill needs at once besides the weights.
 
-    While a layer's gated MLP runs, its input, the normed input, the gate, its activation and the other branch are
-    there: two vectors of the hidden width ``d`` and three of the MLP's width ``m`` per token. Beside them stands the
-    decoder's input (all ``N`` tokens), and the cache as far as it is filled::
+    While a layer's gated MLP multiplies its branches, these are there: the layer's input, which the decoder holds on
+    to, the MLP's input and that input normed, three vectors of the hidden width ``d`` per token; the activated gate,
+    the other branch and their product, three of the MLP's width ``m``. Beside them stands the decoder's input (all
+    ``N`` tokens), and the cache as far as it is filled::
 
-        max over layers l of  s (d N + (2 d + 3 m) n_l) + cache of layers 0..l
+        max over layers l of  s (d N + (3 d + 3 m) n_l) + cache of layers 0..l
 
-    It does not count what attention needs inside one operation, nor the vision tower.
+    It does not count what attention needs inside one operation, rotary tables, nor the vision tower.
     """
 
     name, unit = "peak", "bytes"
@@ -85,4 +86,4 @@ class PeakCost(KvCost):
 
     @property
     def _per_token(self) -> int:
-        return self.bytes * (2 * self.shape.hidden + 3 * self.shape.mlp)
+        return self.bytes * (3 * self.shape.hidden + 3 * self.shape.mlp)

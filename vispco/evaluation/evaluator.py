@@ -268,23 +268,31 @@ class Evaluator:
         results: list[tuple[int, Tensor]] = []
         captured, layers = batch.captured, self.replay.layers
 
-        def descend(layer: int, hidden: Tensor, prefill: Any, members: list[int]) -> None:
-            if layer == layers:
-                logits = self.replay.logits(hidden, prefill, batch.rows)
-                results.extend((index, logits) for index in members)
-                return
-            branches: dict[tuple[int, ...], list[int]] = {}
-            for index in members:
-                branches.setdefault(tuple(counts[index][layer].tolist()), []).append(index)
-            for key, group in branches.items():
-                kept = torch.tensor(key)
-                branch, after = prefill.enter(layer, kept, hidden, captured.arguments[layer])
-                branch.watch = any(bool((counts[index][layer + 1 : layer + 2] < kept).any()) for index in group)
-                after = self.replay.layer(layer, after, branch, captured)
-                self.charge_layer(batch, kept)
-                descend(layer + 1, after, branch, group)
+        def advance(layer: int, hidden: Tensor, prefill: Any, key: tuple[int, ...], group: list[int]) -> Any:
+            """State and output of a layer that all of a group run with as many tokens."""
+            kept = torch.tensor(key)
+            prefill, hidden = prefill.enter(layer, kept, hidden, captured.arguments[layer])
+            prefill.watch = any(bool((counts[index][layer + 1 : layer + 2] < kept).any()) for index in group)
+            self.charge_layer(batch, kept)
+            return self.replay.layer(layer, hidden, prefill, captured), prefill
 
-        descend(0, captured.hidden, start, list(range(len(counts))))
+        def descend(layer: int, state: list[Any], members: list[int]) -> None:
+            # The state is taken out of the list, so that no caller holds on to it while deeper layers run.
+            hidden, prefill = state.pop()
+            while layer < layers:
+                branches: dict[tuple[int, ...], list[int]] = {}
+                for index in members:
+                    branches.setdefault(tuple(counts[index][layer].tolist()), []).append(index)
+                if len(branches) > 1:
+                    for key, group in branches.items():
+                        descend(layer + 1, [advance(layer, hidden, prefill, key, group)], group)
+                    return
+                hidden, prefill = advance(layer, hidden, prefill, next(iter(branches)), members)
+                layer += 1
+            logits = self.replay.logits(hidden, prefill, batch.rows)
+            results.extend((index, logits) for index in members)
+
+        descend(0, [(captured.hidden, start)], list(range(len(counts))))
         return results
 
     def charge_layer(self, batch: TeacherBatch, kept: Tensor, passes: int = 1) -> None:
