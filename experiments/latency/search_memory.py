@@ -136,9 +136,9 @@ def line(points: dict[int, int], layers: int) -> dict[str, float]:
     slope, start = np.polyfit(depths, values, 1)
     middle = np.interp(depths[1], depths[[0, 2]], values[[0, 2]])
     return {
-        "per layer GiB": slope / GIB,
-        "at depth GiB": (start + slope * layers) / GIB,
-        "off": abs(values[1] / middle - 1),
+        "per layer GiB": float(slope / GIB),
+        "at depth GiB": float((start + slope * layers) / GIB),
+        "off": float(abs(values[1] / middle - 1)),
     }
 
 
@@ -176,12 +176,10 @@ def measure(shape: Shape, depths: Sequence[int] = DEPTHS, whole: Sequence[str] =
             step["of a batch"] = peak(shape, depths[0], 2, way, worst(depths[0]), 2) / points[depths[0]]
             step["counted GiB"] = peak(shape, layers, 1, way, worst(layers)) / GIB
         result["steps"].append(step)
-    walks = {}
-    for depth in depths:
-        bench = Bench(shape, depth, 1)
-        with NoArithmetic():
-            walks[depth] = peak_bytes(partial(bench.evaluate, worst(depth)), "cpu")
-    result["evaluation per sample"] = {"points": walks, **line(walks, layers)}
+    # At the real depth itself: the walk's peak is a maximum of several, and no line for few layers.
+    bench = Bench(shape, layers, 1)
+    with NoArithmetic():
+        result["evaluation per sample GiB"] = peak_bytes(partial(bench.evaluate, worst(layers)), "cpu") / GIB
     return result
 
 
@@ -216,7 +214,7 @@ def table(results: dict[str, Any]) -> str:
         row("its points' distance from a line", [f"{step['off']:.0e}" for step in steps])
     row(
         "evaluation of a batch, per sample, GiB",
-        [f"{model['evaluation per sample']['at depth GiB']:.3f}" for model in models],
+        [f"{model['evaluation per sample GiB']:.3f}" for model in models],
     )
     totals = [total(model) for model in models]
     row(f"weights, {SAMPLES} samples and a step in parts, GiB", [f"{value:.1f}" for value in totals])
@@ -239,7 +237,7 @@ def total(model: dict[str, Any]) -> float:
 
 def fitting(model: dict[str, Any]) -> int:
     """Samples that can be evaluated at once."""
-    return int((GPU - held(model)) / model["evaluation per sample"]["at depth GiB"])
+    return int((GPU - held(model)) / model["evaluation per sample GiB"])
 
 
 def with_arithmetic(shape: Shape, layers: int) -> dict[str, float]:
