@@ -1,6 +1,7 @@
 """Searches by sampling: schedules, selectors and knobs in range, and samplers that learn from what they are told."""
 
 import math
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -260,3 +261,11 @@ def test_studies_of_one_storage_are_apart(tmp_path):
     for name in ("a", "b"):
         SampledSearch("random", SPACE, (0.5,), trials=3, seed=0, storage=storage, study=name).run(measure)
     assert sorted(optuna.get_all_study_names(storage)) == ["a", "b"]
+
+
+def test_limits_on_other_costs_are_constraints_of_the_study():
+    search = make_search(trials=4)
+    search.run(lambda number, proposal: replace(measure(number, proposal), over=(0.1 * number - 0.15, -0.2)))
+    for trial in search.study.trials:
+        assert trial.constraints["limit 0"] == pytest.approx(0.1 * trial.number - 0.15)
+        assert trial.constraints["limit 1"] == -0.2
