@@ -122,6 +122,13 @@ def proportional(table):
     return path
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(import_module("vispco.cli.profile"), "load_checkpoint", lambda *_: pytest.fail("too late"))
+    for place in (tmp_path, tmp_path / "none" / "latency.json"):
+        assert main(["profile", "-o", str(place), *TINY]) == 2
+        assert f"{place}: cannot be written" in one_line(capsys)
+
+
 def test_a_search_under_time_shows_where_flops_and_time_part(proportional, tmp_path):
     timed = ["cost=latency", f"cost.table={proportional}", "cost.batch=2", "cost.new_tokens=4"]
     assert search(tmp_path / "run", *LEARNED, *timed, "budget.values=[0.7]") == 0

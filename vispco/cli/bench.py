@@ -1,7 +1,6 @@
 """``vispco bench``: what an exported configuration delivers against the stock model on this machine."""
 
 import argparse
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +14,11 @@ from vispco.cli.overrides import parse_overrides
 from vispco.config import PruningConfig
 from vispco.data import Sample, load_samples
 from vispco.engine import load_checkpoint
-from vispco.errors import ConfigError, DataError, RunError
+from vispco.errors import ConfigError, DataError
 from vispco.evaluation import prompt_text
 from vispco.frontier import Interval
 from vispco.profiling import WARM_UP, Bench, Compared, bench
-from vispco.report.files import write_whole
+from vispco.report.files import check_writable, write_whole
 
 MIB = 2**20
 
@@ -42,7 +41,7 @@ def run_bench(arguments: Sequence[str]) -> None:
     options = _parse(arguments)
     config = PruningConfig.load(options.config)
     if options.output:
-        _check_writable(options.output)
+        check_writable(options.output)
     settings = parse_overrides(options.overrides)
     data = settings.data
     wanted = min(data.report_samples, options.batch * (WARM_UP + options.pairs))
@@ -82,17 +81,6 @@ def _number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse a place for the result before the long work."""
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror}); choose a place in a writable folder") from None
 
 
 def _batches(model: Any, processor: Any, samples: Sequence[Sample], size: int) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from vispco.engine import load_checkpoint
 from vispco.engine.families import describe
 from vispco.evaluation import prompt_sizes
 from vispco.profiling.calibration import calibrate_for, table_key
+from vispco.report.files import check_writable
 from vispco.runs import RunSettings
 from vispco.search import cheapest_schedule
 from vispco.selectors import make_selector
@@ -37,6 +38,8 @@ def profile(arguments: Sequence[str]) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path(TABLE), help=f"JSON file to write ({TABLE})")
     options, overrides = parser.parse_known_args(arguments)
     settings = parse_overrides(overrides)
+    if settings.cost.table is None:
+        check_writable(options.output)
     model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
     data = settings.data
     samples = [

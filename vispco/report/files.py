@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from vispco.errors import RunError
@@ -21,4 +22,21 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         os.replace(temporary, target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
+        raise RunError(f"{path}: cannot be written ({error.strerror}); choose a place in a writable folder") from None
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place for a result before the long work.
+
+    Raises
+    ------
+    RunError
+        If nothing can be written there.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror}); choose a place in a writable folder") from None
