@@ -50,7 +50,7 @@ class PruningConfig(Document):
         Fraction of the sample's original visual tokens that enter each decoder layer, non-increasing.
     model : ModelCard
     budget : float or None
-        Allowed cost as a fraction of the unpruned language-model prefill, if it was made for one.
+        Allowed cost as a fraction of the unpruned model's, if it was made for one; of which cost is in ``provenance``.
     costs, quality : dict of str to float
         What was measured, e.g. ``{"flops": 0.48}`` and ``{"score": 0.91}``.
     provenance : dict
