@@ -87,7 +87,7 @@ def test_a_run_without_a_predictor_says_how_to_get_one(tmp_path, capsys):
     assert "has no predictor; search with search=learned search.predictor=true" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "other sizes", "text"])
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "other sizes", "no dtype", "text"])
 def test_a_damaged_file_is_refused_in_one_line(run, tmp_path, capsys, damage):
     good, bad = run / FILE, tmp_path / FILE
     if damage == "truncated":
@@ -97,6 +97,10 @@ def test_a_damaged_file_is_refused_in_one_line(run, tmp_path, capsys, damage):
     elif damage == "other sizes":
         header = good.read_bytes()
         bad.write_bytes(header.replace(b"multistep", b"exponential"[:9], 1))
+    elif damage == "no dtype":
+        content = good.read_bytes()
+        assert b"float32" in content
+        bad.write_bytes(content.replace(b"float32", b"flaot32", 1))
     else:
         bad.write_text("not tensors")
     assert main(["export", str(tmp_path), "--budget", "0.5", "--predict", "-o", str(tmp_path / "c.json")]) == 2

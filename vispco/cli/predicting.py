@@ -125,7 +125,9 @@ def _read(path: Path) -> tuple[_Record, Answers]:
         predictor.load_state_dict(state)
     except FileNotFoundError:
         raise RunError(f"{path.parent} has no predictor; search with search=learned search.predictor=true") from None
-    except (OSError, SafetensorError, ValidationError, InputError, ValueError, KeyError, RuntimeError) as error:
+    except (
+        OSError, SafetensorError, ValidationError, InputError, ValueError, KeyError, RuntimeError, AttributeError,
+    ) as error:  # fmt: skip
         first = str(error).splitlines()[0]
         raise RunError(f"{path}: not a predictor that this version can read ({first}); run the search again") from None
     return record, Answers(predictor, kernel, cost, record.knobs)
