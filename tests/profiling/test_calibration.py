@@ -13,7 +13,7 @@ from vispco.errors import ConfigError
 from vispco.evaluation.prompts import prompt_text
 from vispco.profiling import calibrate, calibrate_for, table_key
 from vispco.profiling.calibration import inputs_of
-from vispco.profiling.fitting import fit_curve, monotone, not_negative, reach_down
+from vispco.profiling.fitting import fit_curve, not_negative, reach_down
 from vispco.profiling.plan import Plan, Prompt, Run
 from vispco.testing.models import MODELS, Sample
 
@@ -198,10 +198,9 @@ def test_no_samples_or_no_batch_is_refused(samples, batch):
 # --- fits ------------------------------------------------------------------------------------------------------------
 
 
-def test_monotone_pools_what_falls():
-    assert monotone([1.0, 3.0, 2.0, 4.0], [1.0, 1.0, 1.0, 1.0]) == [1.0, 2.5, 2.5, 4.0]
-    assert monotone([4.0, 2.0, 0.0], [1.0, 1.0, 4.0]) == [1.0, 1.0, 1.0]
-    assert monotone([1.0, 2.0], [1.0, 1.0]) == [1.0, 2.0]
+def test_what_falls_is_pooled_by_how_often_it_was_measured():
+    assert fit_curve({1: [1.0], 2: [3.0], 3: [2.0], 4: [4.0]}).seconds == pytest.approx((1.0, 2.5, 2.5, 4.0))
+    assert fit_curve({1: [4.0], 2: [2.0], 3: [0.0] * 4}).seconds == pytest.approx((1.0, 1.0, 1.0))
 
 
 def test_a_curve_has_medians_and_reaches_to_its_ends():

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.isotonic import isotonic_regression
 
 from vispco.cost.table import Curve, LatencyTable, LayerTimes, Protocol, SelectorTimes, TableKey
 from vispco.engine.families import Family
@@ -26,18 +27,6 @@ Times = Mapping[Run, Sequence[Sequence[Stages]]]
 """Passes of every call of every run."""
 
 
-def monotone(values: Sequence[float], weights: Sequence[float]) -> list[float]:
-    """The sequence that never falls and is closest in weighted squared error (pool adjacent violators)."""
-    blocks: list[tuple[float, float, int]] = []
-    for value, weight in zip(values, weights, strict=True):
-        mean, mass, size = value, weight, 1
-        while blocks and blocks[-1][0] > mean:
-            before, its, count = blocks.pop()
-            mean, mass, size = (before * its + mean * mass) / (its + mass), its + mass, size + count
-        blocks.append((mean, mass, size))
-    return [mean for mean, _, size in blocks for _ in range(size)]
-
-
 def fit_curve(points: Points, low: float | None = None, high: float | None = None) -> Curve:
     """Medians of the points, made monotone, with straight lines between them.
 
@@ -50,7 +39,8 @@ def fit_curve(points: Points, low: float | None = None, high: float | None = Non
         proportional to tokens.
     """
     at = sorted(points)
-    seconds = monotone([median(points[tokens]) for tokens in at], [float(len(points[tokens])) for tokens in at])
+    medians, weights = [median(points[tokens]) for tokens in at], [float(len(points[tokens])) for tokens in at]
+    seconds = isotonic_regression(medians, sample_weight=weights).tolist()
     if low is not None and low < at[0]:
         at, seconds = [low, *at], [seconds[0], *seconds]
     if high is not None and high > at[-1]:
