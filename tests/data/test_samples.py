@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vispco.data import Sample, load_samples, read_tsv
+from vispco.data import Picture, Row, Task, load_samples, read_tsv
 from vispco.errors import DataError
 
 REAL = Path(os.environ.get("VISPCO_REAL_DATA") or Path(__file__).parents[2] / "../shared/data/nlvr_dev.tsv")
@@ -60,22 +60,24 @@ def test_all_columns(table, end):
         header=("split", "question", "answer", "image", "index", "category"),
         end=end,
     )
-    first, second = read_tsv(path)
+    first, second = map(Task().sample, read_tsv(path))
     assert (first.index, first.question, first.answer) == ("a-7", "what is größer ?", "red")
     assert (first.slice, first.split) == ("colour", "train")
-    assert base64.b64encode(first.png).decode() == encoded()
+    assert base64.b64encode(first.picture.encoded).decode() == encoded()
     assert (second.index, second.question, second.answer) == ("3", 'quoted "so" and\ttabbed', "")
     assert second.image.size == (4, 3)
 
 
 def test_required_columns_alone(table):
-    (sample,) = read_tsv(table((encoded(), "q", "a")))
-    assert sample == Sample(index="2", png=base64.b64decode(encoded()), question="q", answer="a", slice="all", split="")
+    path = table((encoded(), "q", "a"))
+    (row,) = read_tsv(path)
+    picture = Picture(base64.b64decode(encoded()))
+    assert row == Row(index="2", place=f"{path}, line 2", picture=picture, question="q", answers=("a",))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
 def test_images_are_rgb_and_decoded_once(table, mode):
-    (sample,) = read_tsv(table((encoded(Image.new(mode, (5, 6))), "q", "a")))
+    (sample,) = map(Task().sample, read_tsv(table((encoded(Image.new(mode, (5, 6))), "q", "a"))))
     assert sample.image.mode == "RGB"
     assert sample.image.size == (5, 6)
     assert sample.image is sample.image
@@ -127,7 +129,7 @@ def test_largest_image_is_taken(table):
 
 
 def test_image_without_its_pixels_is_refused_when_looked_at(table):
-    (sample,) = read_tsv(table((png_of_size(8, 8), "q", "a"), header=("image", "question", "answer")))
+    (sample,) = map(Task().sample, read_tsv(table((png_of_size(8, 8), "q", "a"))))
     with pytest.raises(DataError, match=r"sample 2: image cannot be decoded"):
         _ = sample.image
 
@@ -157,7 +159,7 @@ def test_unreadable_file(tmp_path, content):
     not REAL.is_file(), reason=f"no table at {REAL}; set VISPCO_REAL_DATA to the NLVR development split"
 )
 def test_real_table():
-    samples = list(read_tsv(REAL))
+    samples = list(map(Task().sample, read_tsv(REAL)))
     assert len(samples) == 989
     assert len({sample.index for sample in samples}) == 989
     assert {sample.answer for sample in samples} == {"Yes", "No"}

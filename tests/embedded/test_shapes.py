@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from vispco.data import read_tsv
+from vispco.data import Task, read_tsv
 from vispco.embedded import shapes
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -190,7 +190,7 @@ def test_table_round_trip(tmp_path):
     shapes.write_tsv(path, "test", 16, seed=2)
     assert path.read_text().splitlines()[0].split("\t") == list(shapes.COLUMNS)
     made = list(shapes.generate("test", 16, seed=2))
-    read = list(read_tsv(path))
+    read = list(map(Task().sample, read_tsv(path)))
     fields = [(s.index, s.question, s.answer, s.slice, s.split) for s in read]
     assert fields == [(str(m["index"]), m["question"], m["answer"], m["category"], m["split"]) for m in made]
     for sample, original in zip(read, made, strict=True):

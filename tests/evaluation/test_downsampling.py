@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, Qwen2VLImageProcessor, SiglipImageProcessor
 
 from vispco.cost import count_flops
-from vispco.data import exact_match, load_samples
+from vispco.data import load_samples, make_scorer
 from vispco.engine import load_checkpoint
 from vispco.errors import ConfigError, DataError, ModelError
 from vispco.evaluation import Evaluator, Ledger, Provenance, generate_answers, prepare
@@ -155,7 +155,7 @@ def test_quality_is_that_of_the_stock_model_on_smaller_pictures(micro, samples, 
         said = generate_answers(model, smaller, samples, batch_size=16, max_new_tokens=4)
     expected = (stock.exp() * (stock - logits)).sum(dim=-1).numpy()
     np.testing.assert_allclose(found[7].quality.kl[:20], expected, atol=1e-3, rtol=1e-3)
-    right = [exact_match(text, sample.answer) for text, sample in zip(said, samples, strict=True)]
+    right = [make_scorer("exact_match").score(text, sample) for text, sample in zip(said, samples, strict=True)]
     np.testing.assert_array_equal(found[7].quality.score, right)
     assert 0 < sum(right) < len(right)
 

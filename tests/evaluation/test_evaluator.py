@@ -9,7 +9,7 @@ import torch
 
 from vispco import PruningConfig, prune
 from vispco.cost import count_flops
-from vispco.data import exact_match, load_samples
+from vispco.data import load_samples, make_scorer
 from vispco.engine import load_checkpoint, model_card
 from vispco.errors import ConfigError, DataError, ModelError
 from vispco.evaluation import (
@@ -101,7 +101,7 @@ def test_scores_are_those_of_generate(micro, samples, evaluator, keep):
     config = PruningConfig(selector="fastv", keep=keep, model=model_card(model))
     with prune(model, config):
         said = generate_answers(model, processor, samples, batch_size=16, max_new_tokens=4)
-    generated = [exact_match(text, sample.answer) for text, sample in zip(said, samples, strict=True)]
+    generated = [make_scorer("exact_match").score(text, sample) for text, sample in zip(said, samples, strict=True)]
     np.testing.assert_array_equal(evaluator.evaluate([keep])[0].score, generated)
     assert 0 < sum(generated) < len(generated), "all right or all wrong shows nothing"
 
@@ -279,14 +279,6 @@ def test_prompt_fingerprints_depend_on_the_template(micro):
     finally:
         processor.chat_template = stock
     assert prompt_fingerprint(processor) == before
-
-
-@pytest.mark.parametrize(
-    ("said", "answer", "worth"),
-    [("Red.", "red", 1), (" red ", "red", 1), ("", "red", 0), ("", "", 0), ("red circle", "red", 0), ("10", "1", 0)],
-)
-def test_exact_match(said, answer, worth):
-    assert exact_match(said, answer) == worth
 
 
 def test_sizes_of_prompts_need_no_run_of_the_model(micro, evaluator, samples, monkeypatch):

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from vispco.cli.overrides import parse_overrides
 from vispco.config import PruningConfig
-from vispco.data import Sample, exact_match, load_samples
+from vispco.data import Sample, load_samples, make_scorer
 from vispco.engine import load_checkpoint, prune
 from vispco.errors import ConfigError
 from vispco.evaluation import generate_answers
@@ -55,7 +55,8 @@ def _scores(
             batch_size=settings.data.batch_size,
             max_new_tokens=settings.data.max_new_tokens,
         )
-    return np.array([exact_match(text, sample.answer) for text, sample in zip(said, samples, strict=True)])
+    scorer = make_scorer("exact_match")
+    return np.array([scorer.score(text, sample) for text, sample in zip(said, samples, strict=True)])
 
 
 def _print(scores: dict[str, NDArray[np.float64]], samples: Sequence[Sample], seed: int) -> None:

@@ -51,7 +51,7 @@ def identity(
     """What the measured values depend on besides the proposals."""
     digest = hashlib.sha256()
     for sample in samples:
-        for part in (sample.index.encode(), sample.png, sample.question.encode(), sample.answer.encode()):
+        for part in (sample.index.encode(), sample.picture.encoded, sample.question.encode(), sample.answer.encode()):
             digest.update(len(part).to_bytes(8, "big") + part)
     selectors: dict[str, JsonValue] = {name: params for name, params in selectors_of(settings, method).items()}
     return {

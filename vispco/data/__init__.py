@@ -1,7 +1,9 @@
 """Samples, the tables they are read from, and scorers."""
 
-from vispco.data.samples import Sample, read_tsv
-from vispco.data.scorers import exact_match
+from vispco.data.readers import read_tsv
+from vispco.data.samples import Picture, Row, Sample
+from vispco.data.scorers import Scorer, make_scorer
 from vispco.data.sources import load_samples, user_cache
+from vispco.data.tasks import Task
 
-__all__ = ["Sample", "exact_match", "load_samples", "read_tsv", "user_cache"]
+__all__ = ["Picture", "Row", "Sample", "Scorer", "Task", "load_samples", "make_scorer", "read_tsv", "user_cache"]

@@ -1,11 +1,9 @@
-"""Samples and the tables they are stored in."""
+"""Rows of tables, and the samples that they become."""
 
-import base64
-import csv
+import hashlib
 import io
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -13,9 +11,78 @@ from PIL import Image
 
 from vispco.errors import DataError
 
-REQUIRED = ("image", "question", "answer")
 MAX_PIXELS = 64_000_000
 """Larger images are refused before they are decoded."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded image, in memory or in a file; decoded on demand, so that a data set fits into memory.
+
+    Attributes
+    ----------
+    source : bytes or Path
+    """
+
+    source: bytes | Path = field(repr=False)
+
+    @property
+    def encoded(self) -> bytes:
+        """The bytes of the image file; OSError if it cannot be read."""
+        return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+
+    def digest(self) -> str:
+        """Identifies the picture by its bytes."""
+        return hashlib.sha256(self.encoded).hexdigest()
+
+    def size(self) -> tuple[int, int]:
+        """Width and height, without decoding the pixels.
+
+        Raises
+        ------
+        ValueError
+            If it is no image, cannot be read, or has more than :data:`MAX_PIXELS`.
+        """
+        try:
+            width, height = Image.open(io.BytesIO(self.encoded)).size
+        except (OSError, Image.DecompressionBombError) as error:
+            raise ValueError(f"image cannot be decoded ({error}); store PNG or JPEG") from None
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"image of {width} x {height} pixels is over the limit of {MAX_PIXELS}; shrink it")
+        return width, height
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table, as its reader found it.
+
+    Attributes
+    ----------
+    index : str
+        Identifies the row within its table.
+    place : str
+        File and line, for messages.
+    picture : Picture
+    question : str
+    answers : tuple of str
+        All references, at least one.
+    options : mapping of str to str
+        Texts of the options by their letters, in order; empty for open questions.
+    hint : str
+        Context of the question.
+    slice, split : str
+        Empty if the table has none.
+    """
+
+    index: str
+    place: str
+    picture: Picture
+    question: str
+    answers: tuple[str, ...]
+    options: Mapping[str, str] = field(default_factory=dict)
+    hint: str = ""
+    slice: str = "all"
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -26,69 +93,39 @@ class Sample:
     ----------
     index : str
         Identifies the sample within its data set.
-    png : bytes
-        The encoded image; decoded on demand, so that a data set fits into memory.
-    question, answer : str
+    picture : Picture
+    question : str
+        Text of the prompt, without the chat template.
+    answer : str
+        Reference that the unpruned model's distribution is read along.
     slice : str
         Task slice that scores are reported by.
     split : str
         ``train``, ``validation`` or ``test``; empty if the data set has no splits.
+    answers : tuple of str
+        All references, if there are several.
+    options : tuple of (letter, text)
+        Of a multiple-choice question.
     """
 
     index: str
-    png: bytes
+    picture: Picture
     question: str
     answer: str
     slice: str
     split: str = ""
+    answers: tuple[str, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All references, at least one."""
+        return self.answers or (self.answer,)
 
     @cached_property
     def image(self) -> Image.Image:
         """The decoded RGB image; DataError if its pixels are damaged."""
         try:
-            return Image.open(io.BytesIO(self.png)).convert("RGB")
+            return Image.open(io.BytesIO(self.picture.encoded)).convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
             raise DataError(f"sample {self.index}: image cannot be decoded ({error}); store it again") from None
-
-
-def read_tsv(path: Path) -> Iterator[Sample]:
-    """Read a table in the manner of VLMEvalKit: tab-separated, images in base64.
-
-    Columns ``image``, ``question`` and ``answer`` must be there; ``index``, ``category`` (the slice) and ``split`` may.
-
-    Raises
-    ------
-    DataError
-        Naming the file and the line of the first row that cannot be used.
-    """
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            table = csv.DictReader(file, delimiter="\t")
-            missing = [name for name in REQUIRED if name not in (table.fieldnames or ())]
-            if missing:
-                raise DataError(f"{path}: column {missing[0]!r} is missing; needed are {', '.join(REQUIRED)}")
-            for number, row in enumerate(table, start=2):
-                yield _sample(row, f"{path}, line {table.line_num}", number)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({error}); give a tab-separated table") from None
-
-
-def _sample(row: dict[str, str], place: str, number: int) -> Sample:
-    if any(row[name] is None for name in REQUIRED):
-        raise DataError(f"{place}: the row is cut short; it needs {', '.join(REQUIRED)}")
-    try:
-        png = base64.b64decode(row["image"], validate=True)
-        size = Image.open(io.BytesIO(png)).size
-    except (ValueError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{place}: image cannot be decoded ({error}); store PNG or JPEG in base64") from None
-    if size[0] * size[1] > MAX_PIXELS:
-        raise DataError(f"{place}: image of {size[0]} x {size[1]} pixels is over the limit of {MAX_PIXELS}; shrink it")
-    return Sample(
-        index=row.get("index") or str(number),
-        png=png,
-        question=row["question"],
-        answer=row["answer"],
-        slice=row.get("category") or "all",
-        split=row.get("split") or "",
-    )

@@ -5,7 +5,9 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from vispco.data.samples import Sample, read_tsv
+from vispco.data.readers import read_tsv
+from vispco.data.samples import Sample
+from vispco.data.tasks import Task
 from vispco.embedded import shapes
 from vispco.errors import DataError
 
@@ -39,7 +41,8 @@ def load_samples(path: str, split: str, count: int, *, seed: int = 0, cache: Pat
     if path == "shapes" and split not in shapes.SPLITS:
         raise DataError(f"split {split!r} is unknown in shapes world; choose one of {', '.join(shapes.SPLITS)}")
     table = _stored_shapes(split, count, seed, cache or user_cache()) if path == "shapes" else Path(path)
-    samples = list(islice((s for s in read_tsv(table) if s.split in ("", split)), count))
+    task = Task()
+    samples = [task.sample(row) for row in islice((r for r in read_tsv(table) if r.split in ("", split)), count)]
     if not samples:
         raise DataError(f"{path}: no samples of split {split!r}; check the `split` column")
     return samples

@@ -20,7 +20,9 @@ class ModelSettings(_Group):
     """Which checkpoint, and how it is opened."""
 
     path: str
+    revision: str | None = None
     dtype: str
+    device_map: str | None = None
     attention: str
 
 
@@ -28,11 +30,20 @@ class DataSettings(_Group):
     """Samples to search with and to report on; the two splits differ."""
 
     path: str
+    reader: str | None = None
+    images: str | None = None
+    prompt: str
+    scorer: str
+    scorer_params: dict[str, JsonValue] = {}
     seed: int
+    split_by: Literal["column", "hash"]
+    fractions: dict[str, Ratio]
     search_split: str
     search_samples: Positive
+    sampling: Literal["first", "random", "area", "tokens"]
     report_split: str
     report_samples: Positive
+    max_broken: Annotated[int, Field(ge=0)]
     batch_size: Positive
     max_new_tokens: Positive
     cache_gib: Annotated[float, Field(ge=0.0)]

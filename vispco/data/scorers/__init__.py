@@ -1,0 +1,31 @@
+"""Scorers of benchmarks by name: one file each."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vispco.data.scorers.base import PerSample, Scorer
+from vispco.data.scorers.exact_match import ExactMatch
+from vispco.errors import ConfigError
+
+REGISTRY: dict[str, Callable[..., Scorer]] = {
+    "exact_match": ExactMatch,
+}
+
+
+def make_scorer(name: str, params: Mapping[str, Any] | None = None) -> Scorer:
+    """The scorer called ``name`` with its settings.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of that name, or it has no such setting.
+    """
+    if name not in REGISTRY:
+        raise ConfigError(f"scorer {name!r} is unknown; choose one of {', '.join(REGISTRY)}")
+    try:
+        return REGISTRY[name](**(params or {}))
+    except TypeError as error:
+        raise ConfigError(f"data.scorer_params = {dict(params or {})}: {name} {error}; see docs/data.md") from None
+
+
+__all__ = ["REGISTRY", "PerSample", "Scorer", "make_scorer"]
