@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from vispco import parallel
 from vispco.cli.finding import Finder, Found, progress_bar
 from vispco.cli.profile import TABLE, known_table, new_table
 from vispco.cli.sampling import knobs_of, storage_of
@@ -17,7 +18,7 @@ from vispco.config import ModelCard
 from vispco.cost import LatencyTable
 from vispco.data import Sample, load_samples
 from vispco.engine import load_checkpoint, model_card
-from vispco.errors import BudgetError, ModelError
+from vispco.errors import BudgetError, ModelError, ParallelError
 from vispco.evaluation import (
     Candidate,
     Evaluator,
@@ -82,7 +83,7 @@ class SearchJob:
 
     def __init__(self, settings: RunSettings, tracker: Tracker, folder: Path):
         self.settings, self.tracker, self.folder = settings, tracker, folder
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=not parallel.is_main())
         self._bar = partial(progress_bar, console=self.console, shown=settings.progress)
 
     def run(self) -> Outcome:
@@ -101,6 +102,11 @@ class SearchJob:
         methods = (settings.search, *settings.baseline.methods)
         for method in methods:
             if isinstance(method, SampledMethod):
+                if parallel.size() > 1:
+                    raise ParallelError(
+                        f"trials of search={method.name} are not shared out by torchrun; start {parallel.size()} "
+                        "single processes with the same search.storage=PATH instead"
+                    )
                 knobs_of(settings, method)
                 storage_of(method, self.folder)
         check_kernel(settings.kernel.name, settings.kernel.steps)
@@ -149,6 +155,11 @@ class SearchJob:
             return known_table(model, processor, samples, settings)
         if not settings.timed:
             return None
+        if parallel.size() > 1:
+            raise ParallelError(
+                "times are not measured while several processes run; measure them first, with `vispco profile -o "
+                "latency.json`, and give cost.table=latency.json"
+            )
         with self._bar("times of layers and selectors"):
             table = new_table(model, processor, samples, settings)
         table.save(self.folder / TABLE)

@@ -1,34 +1,42 @@
 """``vispco search``: compose the configuration, run the job, fill the run folder."""
 
+import hashlib
+import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hydra
 import torch
 import transformers
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 import vispco
+from vispco import parallel
 from vispco.cli.job import Outcome, SearchJob
+from vispco.cli.launching import one_line
 from vispco.cli.overrides import config_folder
 from vispco.cli.predicting import FILE, predictor_file
 from vispco.cli.presentation import report_data
 from vispco.cli.result import configs, frontier_record, summary
-from vispco.errors import InputError, RunError
+from vispco.errors import InputError, ParallelError, RunError
 from vispco.report import COST_NAMES, plot_costs, plot_frontiers, plot_schedules, write_report
 from vispco.runs import NoTracker, RunFolder, RunSettings, Tracker, WandbTracker
 from vispco.runs.settings import WandbSettings
 
 
 def search(arguments: Sequence[str]) -> None:
-    """Run one search, or several with ``--multirun``.
+    """Run one search, or several with ``--multirun``; in the processes of ``torchrun``, one together.
 
     Raises
     ------
@@ -42,21 +50,34 @@ def search(arguments: Sequence[str]) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         started.append(folder)
         try:
+            if parallel.size() > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise ParallelError("torchrun runs one search at a time; leave --multirun out, or torchrun")
             run(composed, folder)
         except InputError as error:
             failures.append(error)
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv = ["vispco search", *arguments]
-    program = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="search")(job)
-    try:
-        program()
-    except OSError as error:
-        if started:
-            raise
-        raise RunError(f"the run folder cannot be made ({error}); choose another hydra.run.dir") from None
+    with _seen_from(arguments) as words, one_line():
+        sys.argv = ["vispco search", *words]
+        program = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="search")(job)
+        try:
+            program()
+        except OSError as error:
+            if started or isinstance(error, HydraException):
+                raise
+            raise RunError(f"the run folder cannot be made ({error}); choose another hydra.run.dir") from None
     if failures:
         raise failures[0]
+
+
+@contextmanager
+def _seen_from(arguments: Sequence[str]) -> Iterator[list[str]]:
+    """The arguments for this process: any but the main one prints nothing, and has a folder that is thrown away."""
+    if parallel.is_main():
+        yield list(arguments)
+        return
+    with TemporaryDirectory() as place, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield [*arguments, f"hydra.run.dir={place}"]
 
 
 def run(composed: DictConfig, path: Path) -> Outcome:
@@ -64,6 +85,9 @@ def run(composed: DictConfig, path: Path) -> Outcome:
     plain: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     plain.pop("experiment", None)
     settings = RunSettings.parse(plain)
+    parallel.check_same(_facts(plain))
+    if not parallel.is_main():
+        return SearchJob(settings.model_copy(update={"progress": False}), NoTracker(), path).run()
     folder = RunFolder.create(path, OmegaConf.to_yaml(OmegaConf.create(plain)))
     tracker = _tracker(settings, folder, plain)
     failed = True
@@ -75,6 +99,20 @@ def run(composed: DictConfig, path: Path) -> Outcome:
         tracker.close(failed)
     _print(folder, outcome)
     return outcome
+
+
+def _facts(plain: dict[str, Any]) -> dict[str, str]:
+    """What processes that work together must have in common."""
+    devices = [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())]
+    return {
+        "the configuration": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8],
+        "vispco": vispco.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": str(torch.get_num_threads()),
+        "the processor": torch.backends.cpu.get_cpu_capability(),
+        "the GPU": ", ".join(sorted(set(devices))) or "none",
+    }
 
 
 def _tracker(settings: RunSettings, folder: RunFolder, plain: dict[str, Any]) -> Tracker:

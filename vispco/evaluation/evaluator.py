@@ -1,7 +1,8 @@
 """Quality of many schedules on the same samples, with everything shared that can be.
 
 Inputs of the first decoder layer and the unpruned model's answers are computed once. Schedules that begin alike share
-the layers of their common beginning: they are walked as a tree, and the tree is charged to a ledger as it runs.
+the layers of their common beginning: they are walked as a tree, and the tree is charged to a ledger. Several processes
+share the batches out, and each has all results; every one captures all inputs.
 """
 
 import copy
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from vispco import parallel
 from vispco.cost import Cost, DecoderShape, LatencyTable, Workload, make_cost, make_costs
 from vispco.data import Sample
 from vispco.engine import TOWER, Captured, Replay, observed_attention
@@ -130,7 +132,14 @@ class Evaluator:
         origin = {} if cache is None else model_origin(model)
         with observed_attention(self.replay.family):
             starts = range(0, len(samples), batch_size)
-            self.batches = [self._teach(samples[start : start + batch_size], cache, origin) for start in starts]
+            own = parallel.share(len(starts))
+            batches = [
+                self._teach(samples[start : start + batch_size], cache, origin, mine=unit in own)
+                for unit, start in enumerate(starts)
+            ]
+        self.batches = [
+            replace(batch, teacher=parallel.hand_out(batch.teacher, unit)) for unit, batch in enumerate(batches)
+        ]
 
     def share(self, selector: str, selector_params: Mapping[str, Any] | None = None) -> "Evaluator":
         """The same samples and teacher under another selector."""
@@ -213,25 +222,30 @@ class Evaluator:
             If a schedule is not for as many layers or samples, or one of a sample's own is none.
         """
         tables = [self._table(schedule) for schedule in schedules]
-        kl: list[list[Tensor]] = [[] for _ in schedules]
-        score: list[list[Tensor]] = [[] for _ in schedules]
-        left = len(self.samples) if limit is None else min(limit, len(self.samples))
-        first = 0
+        number = len(self.samples) if limit is None else min(limit, len(self.samples))
+        parallel.check_together("schedules to evaluate", *tables)
+        found = torch.zeros(2, len(tables), number, dtype=torch.float64)
+        spent = torch.zeros(len(self.batches), dtype=torch.float64)
+        own, first = parallel.share(len(self.batches)), 0
         with observed_attention(self.replay.family), torch.no_grad():
-            for batch in self.batches:
-                if left <= 0:
+            for unit, batch in enumerate(self.batches):
+                last = min(first + len(batch.rows), number)
+                if first == last:
                     break
-                part = batch if len(batch.rows) <= left else batch.select(torch.arange(left))
-                left -= len(part.rows)
-                start = self.replay.start(part.captured)
-                counts = [_counts(table, first, start) for table in tables]
-                first += len(part.rows)
-                for index, logits in self._walk(part, start, counts):
-                    kl[index].append(part.divergence(logits).double())
-                    score[index].append(self.right(part, logits).double())
+                if unit in own:
+                    part = batch if len(batch.rows) == last - first else batch.select(torch.arange(last - first))
+                    start = self.replay.start(part.captured)
+                    walked, spent[unit] = self._walk(part, start, [_counts(table, first, start) for table in tables])
+                    for index, logits in walked:
+                        found[0, index, first:last] = part.divergence(logits)
+                        found[1, index, first:last] = self.right(part, logits)
                 if advance:
-                    advance(len(part.rows))
-        return [Quality(torch.cat(k).numpy(), torch.cat(s).numpy()) for k, s in zip(kl, score, strict=True)]
+                    advance(last - first)
+                first = last
+        for forwards in parallel.combine(spent).tolist():
+            self.ledger.add_forwards(forwards)
+        kl, score = parallel.combine(found).numpy()
+        return [Quality(*both) for both in zip(kl, score, strict=True)]
 
     def _table(self, schedule: Sequence[float] | ArrayLike) -> Tensor:
         """A schedule, shape (layers,), or one per sample, shape (samples, layers); float64."""
@@ -246,7 +260,10 @@ class Evaluator:
             check_keep(row)
         return table
 
-    def _teach(self, samples: Sequence[Sample], cache: TeacherCache | None, origin: Mapping[str, str]) -> TeacherBatch:
+    def _teach(
+        self, samples: Sequence[Sample], cache: TeacherCache | None, origin: Mapping[str, str], *, mine: bool
+    ) -> TeacherBatch:
+        """A batch; without answers of the unpruned model if these are another process' to find."""
         batch = prepare(self.processor, samples)
         captured = self.replay.capture(batch.inputs, batch.query)
 
@@ -254,7 +271,9 @@ class Evaluator:
             full = self.replay.run(captured, (1.0,) * self.replay.layers, batch.rows)
             return full.float().log_softmax(dim=-1)
 
-        if cache is None:
+        if not mine:
+            teacher = captured.hidden.new_empty(0, 0, 0, dtype=torch.float32)
+        elif cache is None:
             teacher = run()
         else:
             place = {**origin, **batch_origin({**batch.inputs, "rows": batch.rows})}
@@ -263,9 +282,10 @@ class Evaluator:
         text = batch.prompt_tokens - captured.visual_tokens
         return TeacherBatch(captured, batch.rows, batch.targets, teacher, text)
 
-    def _walk(self, batch: TeacherBatch, start: Any, counts: list[Tensor]) -> list[tuple[int, Tensor]]:
-        """Logits of every schedule, depth first through the tree of common beginnings."""
+    def _walk(self, batch: TeacherBatch, start: Any, counts: list[Tensor]) -> tuple[list[tuple[int, Tensor]], float]:
+        """Logits of every schedule, depth first through the tree of common beginnings; and the forwards it took."""
         results: list[tuple[int, Tensor]] = []
+        spent: list[float] = []
         captured, layers = batch.captured, self.replay.layers
 
         def advance(layer: int, hidden: Tensor, prefill: Any, key: tuple[int, ...], group: list[int]) -> Any:
@@ -273,7 +293,7 @@ class Evaluator:
             kept = torch.tensor(key)
             prefill, hidden = prefill.enter(layer, kept, hidden, captured.arguments[layer])
             prefill.watch = any(bool((counts[index][layer + 1 : layer + 2] < kept).any()) for index in group)
-            self.charge_layer(batch, kept)
+            spent.append(self._price(batch, kept))
             return self.replay.layer(layer, hidden, prefill, captured), prefill
 
         def descend(layer: int, state: list[Any], members: list[int]) -> None:
@@ -293,14 +313,18 @@ class Evaluator:
             results.extend((index, logits) for index in members)
 
         descend(0, [(captured.hidden, start)], list(range(len(counts))))
-        return results
+        return results, sum(spent)
 
     def charge_layer(self, batch: TeacherBatch, kept: Tensor, passes: int = 1) -> None:
         """Charge ``passes`` runs of one layer with ``kept`` visual tokens per sample."""
+        self.ledger.add_forwards(passes * self._price(batch, kept))
+
+    def _price(self, batch: TeacherBatch, kept: Tensor) -> float:
+        """Forwards that a run of one layer is worth."""
         text = batch.text_tokens.double()
         run = self.shape.layer(text + kept.double())
         whole = self.shape.layers * self.shape.layer(text + batch.captured.visual_tokens.double())
-        self.ledger.add_forwards(passes * float((run / whole).sum()))
+        return float((run / whole).sum())
 
     def right(self, batch: TeacherBatch, logits: Tensor) -> Tensor:
         """Whether every greedy token is the answer's, and the text then ends; shape (batch,), bool."""
