@@ -143,6 +143,11 @@ def hand_out(tensor: Tensor, unit: int) -> Tensor:
     return found.to(tensor.device)
 
 
+def told(fact: bool) -> bool:
+    """What the main process says, whatever the others do."""
+    return bool(combine(torch.tensor(int(fact and is_main()))))
+
+
 def check_same(facts: Mapping[str, str]) -> None:
     """Refuse processes that would not come to the same result.
 
