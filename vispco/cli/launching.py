@@ -8,7 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from vispco.errors import LostError
+from hydra.errors import MissingConfigException
+
+from vispco.errors import ConfigError, LostError
 
 FOLDER = "run folder of this job: "
 """First thing that a job of a sweep prints, by which its log can be told."""
@@ -33,10 +35,18 @@ def waiting() -> Iterator[None]:
 
     Raises
     ------
+    ConfigError
+        If a launcher is asked for that is not installed.
     LostError
     """
     try:
         yield
+    except MissingConfigException as error:
+        if "hydra/launcher/submitit_" not in str(error.missing_cfg_file):
+            raise
+        raise ConfigError(
+            "this hydra/launcher needs submitit; install it with: pip install 'vispco[cluster]'"
+        ) from None
     except RuntimeError as error:
         submitit = sys.modules.get("submitit.core.utils")
         if submitit is None or not isinstance(error, submitit.UncompletedJobError):
