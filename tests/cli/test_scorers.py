@@ -14,7 +14,7 @@ OPTIONS = [
     "data.batch_size=6",
     "search=step",
     "search.ladder=[0.3,0.02]",
-    "budget.values=[0.4,0.8]",
+    "budget.values=[0.5,0.8]",
     "tracker=none",
     "progress=false",
 ]
@@ -36,7 +36,7 @@ def test_scores_are_official_on_the_report_split_and_called_otherwise_while_sear
 
 def test_what_eval_says_is_what_the_search_reported(run, tmp_path):
     best, target = tmp_path / "best.json", tmp_path / "scores.json"
-    assert main(["export", str(run), "--budget", "0.4", "-o", str(best)]) == 0
+    assert main(["export", str(run), "--budget", "0.5", "-o", str(best)]) == 0
     sizes = [option for option in OPTIONS if option.startswith("data.")]
     assert main(["eval", str(best), *sizes, "--controls", "none", "-o", str(target)]) == 0
     record = json.loads(target.read_text())
