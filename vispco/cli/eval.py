@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from vispco.cli.loading import load_report, source_of
 from vispco.cli.overrides import parse_overrides
 from vispco.config import PruningConfig
-from vispco.data import Sample, load_samples, make_scorer
+from vispco.data import Sample, make_scorer
 from vispco.engine import load_checkpoint, prune
 from vispco.errors import ConfigError
 from vispco.evaluation import generate_answers
@@ -32,9 +33,9 @@ def evaluate(arguments: Sequence[str]) -> None:
         raise ConfigError("usage: vispco eval best.json [overrides]; the first word has to be the file")
     config = PruningConfig.load(arguments[0])
     settings = parse_overrides(arguments[1:])
+    source_of(settings.data)
     model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
-    data = settings.data
-    samples = load_samples(data.path, data.report_split, data.report_samples, seed=data.seed)
+    samples = load_report(settings.data)
     control = config.model_copy(update={"selector": "random", "selector_params": {"seed": settings.seed}})
     scores = {
         name: _scores(model, processor, samples, settings, used)

@@ -11,11 +11,12 @@ import numpy as np
 from rich.console import Console
 
 from vispco.cli.finding import Finder, Found, progress_bar
+from vispco.cli.loading import Loaded, load_both, source_of
 from vispco.cli.profile import TABLE, known_table, new_table
 from vispco.cli.sampling import knobs_of, storage_of
 from vispco.config import ModelCard
 from vispco.cost import LatencyTable
-from vispco.data import Sample, load_samples
+from vispco.data import Sample
 from vispco.engine import load_checkpoint, model_card
 from vispco.errors import BudgetError, ModelError
 from vispco.evaluation import (
@@ -63,9 +64,14 @@ class Outcome:
     points: list[Point]
     rows: list[Row]
     unpruned: Point
-    samples: Sequence[Sample] = field(repr=False)
+    loaded: Loaded = field(repr=False)
     model: Any = field(repr=False)
     processor: Any = field(repr=False)
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """Of the report split."""
+        return self.loaded.reporting.samples
 
 
 class SearchJob:
@@ -104,11 +110,12 @@ class SearchJob:
                 knobs_of(settings, method)
                 storage_of(method, self.folder)
         check_kernel(settings.kernel.name, settings.kernel.steps)
+        source_of(data)
         model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
         provenance = Provenance.of(model, processor, settings.seed)
         card = model_card(model, settings.model.path)
-        searching = load_samples(data.path, data.search_split, data.search_samples, seed=data.seed)
-        reporting = load_samples(data.path, data.report_split, data.report_samples, seed=data.seed)
+        loaded = load_both(data, model, processor)
+        searching, reporting = loaded.searching.samples, loaded.reporting.samples
         table = self._table(model, processor, [*searching, *reporting])
         cache = TeacherCache(limit=int(data.cache_gib * 2**30)) if data.cache_gib else None
         evaluator_on = partial(
@@ -138,9 +145,7 @@ class SearchJob:
         measured = self._verify(report, found, provenance, card.layers)
         rows = self._rows(found, measured)
         points = [point for point, _ in measured.values()]
-        return Outcome(
-            card, cost.name, table, found, points, rows, measured["unpruned"][0], reporting, model, processor
-        )
+        return Outcome(card, cost.name, table, found, points, rows, measured["unpruned"][0], loaded, model, processor)
 
     def _table(self, model: Any, processor: Any, samples: Sequence[Sample]) -> LatencyTable | None:
         """Measured times: those that were given, or new ones, which stay with the run, if a budget is on time."""

@@ -1,6 +1,7 @@
 """Quality and cost of schedules on samples."""
 
 from vispco.evaluation.cache import TeacherCache
+from vispco.evaluation.counting import token_counter
 from vispco.evaluation.downsampling import downsample, measure_downsampled, smaller_images
 from vispco.evaluation.evaluator import Evaluator, Quality, TeacherBatch
 from vispco.evaluation.generation import generate_answers
@@ -27,4 +28,5 @@ __all__ = [
     "prompt_sizes",
     "prompt_text",
     "smaller_images",
+    "token_counter",
 ]
