@@ -52,18 +52,18 @@ class Unusable(Exception):
 
 
 class Lines:
-    """Lines of a UTF-8 file, however long it is.
+    """Lines of a UTF-8 file, however long it is; reading goes on wherever ``offset`` is set to.
 
     Bytes that are no UTF-8 come as surrogates, so that they spoil only the row that they are in.
 
     Attributes
     ----------
-    offset : int
-        Bytes up to the end of the last line.
+    number, offset : int
+        Lines, and bytes, up to the end of the last one.
     """
 
     def __init__(self, file: BinaryIO):
-        self._file, self.offset = file, 0
+        self._file, self.number, self.offset = file, 0, 0
 
     def __iter__(self) -> "Lines":
         """Itself."""
@@ -77,4 +77,5 @@ class Lines:
             raise StopIteration
         first = self.offset == 0
         self.offset += len(line)
+        self.number += 1
         return line.decode("utf-8-sig" if first else "utf-8", "surrogateescape")

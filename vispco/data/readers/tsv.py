@@ -5,6 +5,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,22 +41,23 @@ def read_tsv(path: Path, images: Path | None = None) -> Iterator[Found]:
     try:
         with path.open("rb") as file:
             lines = Lines(file)
-            table = csv.reader(lines, delimiter="\t")
-            header = _header(path, table)
+            records = _records(lines)
+            header = _header(path, next(records, ([], (0, 0)))[0])
             above = _Above(file, header)
-            for number, (cells, here) in enumerate(_records(table, lines), start=2):
-                place = f"{path}, line {table.line_num}"
+            for number, (cells, here) in enumerate(records, start=2):
+                place = f"{path}, line {lines.number}"
                 try:
                     named = _named(header, cells)
                     yield make_row(_fields(named), place, number, _picture(named, folder, above, here))
                 except Unusable as error:
                     yield Broken(place, str(error))
-    except (OSError, csv.Error) as error:
+    except OSError as error:
         raise DataError(f"{path}: cannot be read ({error}); give a tab-separated table") from None
 
 
-def _header(path: Path, table: Iterator[list[str]]) -> list[str]:
-    header = next(table, [])
+def _header(path: Path, header: list[str] | csv.Error) -> list[str]:
+    if isinstance(header, csv.Error):
+        raise DataError(f"{path}: cannot be read ({header}); give a tab-separated table")
     for name in ("image", "question", "answer"):
         if name not in header and not (name == "image" and "image_path" in header):
             raise DataError(f"{path}: column {name!r} is missing; needed are image or image_path, question and answer")
@@ -65,19 +67,26 @@ def _header(path: Path, table: Iterator[list[str]]) -> list[str]:
     return header
 
 
-def _records(table: Iterator[list[str]], lines: Lines) -> Iterator[tuple[list[str] | csv.Error, Stretch]]:
-    """Cells of all rows, or why they cannot be told apart, and where the rows are; empty lines are none."""
-    while True:
-        start = lines.offset
+def _records(lines: Lines) -> Iterator[tuple[list[str] | csv.Error, Stretch]]:
+    """Cells of all rows, or why they cannot be told apart, and where the rows are; empty lines are none.
+
+    A quotation mark that nothing closes costs its own line only: reading goes on with the next one.
+    """
+    start = lines.offset
+    for line in lines:
         cells: list[str] | csv.Error
-        try:
-            cells = next(table)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            cells = error
-        if cells != []:
+        if '"' in line:  # it may go on in the next line
+            after = lines.number, lines.offset
+            try:
+                cells = next(csv.reader(chain([line], lines), delimiter="\t", strict=True))
+            except csv.Error as error:
+                cells = error
+                lines.number, lines.offset = after
+        else:  # the same, and several times faster on long pictures
+            cells = line.rstrip("\r\n").split("\t")
+        if cells != [""]:
             yield cells, (start, lines.offset - start)
+        start = lines.offset
 
 
 def _named(header: Sequence[str], cells: list[str] | csv.Error) -> dict[str, str]:
@@ -115,7 +124,7 @@ def _image(cell: str) -> str:
     """The base64 of a cell, which may be a printed list of one; base64 has no commas and quotation marks."""
     if cell.startswith("[") and cell.endswith("]"):
         return str(single([each.strip(" '\"") for each in cell[1:-1].split(",")]))
-    return "" if cell.lower() == "nan" else cell
+    return "" if cell in ("nan", "NaN") else cell
 
 
 def printed_list(cell: str) -> list[Any] | None:
@@ -150,6 +159,5 @@ class _Above:
             raise Unusable(f"image is that of the row with index {index}, and no row above it has one; store it here")
         offset, length = self._places[int(index)]
         self._file.seek(offset)
-        text = self._file.read(length).decode("utf-8", "surrogateescape")
-        [cells] = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
+        [(cells, _)] = _records(Lines(io.BytesIO(self._file.read(length))))
         return _image(_named(self._header, cells)["image"])
