@@ -37,7 +37,19 @@ def test_all_columns(table, end, mark):
     path = table(
         ("train", "what is größer ?", "red", RED, "a-7", "colour", "look", "fine", "a cat", "", "none"),
         ("test", '"quoted ""so"" and\ttabbed"', "", encoded(kind="JPEG"), "", "", "nan", "coarse", "NaN", "nan", "5"),
-        header=(f"{mark}split", "question", "answer", "image", "index", "category", "hint", "l2-category", "A", "B", "Z"),
+        header=(
+            f"{mark}split",
+            "question",
+            "answer",
+            "image",
+            "index",
+            "category",
+            "hint",
+            "l2-category",
+            "A",
+            "B",
+            "Z",
+        ),
         end=end,
     )
     first, second = read_tsv(path)
@@ -179,7 +191,10 @@ def test_a_column_twice(table):
         ("nan", "image cannot be decoded"),
         (base64.b64encode(b"not an image").decode(), "image cannot be decoded"),
         (base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n").decode(), "image cannot be decoded"),
-        (base64.b64encode(png_of_size(8001, 8000)).decode(), "image of 8001 x 8000 pixels is over the limit of 64000000"),
+        (
+            base64.b64encode(png_of_size(8001, 8000)).decode(),
+            "image of 8001 x 8000 pixels is over the limit of 64000000",
+        ),
         (base64.b64encode(png_of_size(10_000, 10_000)).decode(), "image of 10000 x 10000 pixels is over the limit"),
         (base64.b64encode(png_of_size(60_000, 60_000)).decode(), "pixels"),
     ],

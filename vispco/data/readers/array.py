@@ -11,6 +11,7 @@ MAX_ENTRY = 2**24
 """Longest entry in characters; beyond it, what is not valid JSON is not read on."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_AFTER = (",", "]", " ", "\t", "\n", "\r")
 _DECODER = json.JSONDecoder()
 
 
@@ -69,10 +70,10 @@ class _Text:
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._window, self._at)
-                if end < len(self._window):  # else a number might go on
+                if not isinstance(value, int | float) or self._window[end : end + 1] in _AFTER:
                     self._pass(end)
                     return value
-                fault = "it is cut off"
+                fault = "it is cut off"  # or the number goes on
             except RecursionError:
                 raise ValueError(f"the entry in line {self.line} is nested too deep") from None
             except ValueError as error:

@@ -46,9 +46,10 @@ def read_datasets(path: Path, images: Path | None = None) -> Iterator[Found]:
         for number, fields in enumerate(_rows(path, table.with_format(None)), start=1):
             place = f"{path}, row {number}" + (f" of {part}" if part else "")
             try:
-                named = {"split": part} | {name: value for name, value in fields.items() if value is not None}
+                named = {name: value for name, value in fields.items() if value is not None}
                 for name in names.keys() & named.keys():
                     named[name] = names[name](named[name])
+                named["split"] = named.get("split") or part
                 yield make_row(named, place, number, picture_of(named, folder))
             except Unusable as error:
                 yield Broken(place, str(error))
