@@ -163,7 +163,8 @@ def test_the_same_in_every_process(hashes):
         f"load('vispco.errors', {str(folder.parent / 'errors.py')!r})\n"
         f"samples = load('vispco.data.samples', {str(folder / 'samples.py')!r})\n"
         f"sampling = load('vispco.data.sampling', {str(folder / 'sampling.py')!r})\n"
-        "rows = [(n, samples.Row(str(n), 't', samples.Picture(str(n + 1).encode()), 'q', ('a',))) for n in range(300)]\n"
+        "pictures = [samples.Picture(str(n + 1).encode()) for n in range(300)]\n"
+        "rows = [(n, samples.Row(str(n), 't', each, 'q', ('a',))) for n, each in enumerate(pictures)]\n"
         "drawn = [sampling.draw_random(rows, 20, 5), sampling.draw_balanced(rows, 20, 5, lambda p: int(p.encoded))]\n"
         "print(json.dumps([[row.index for row in each] for each in drawn]))\n"
     )

@@ -141,6 +141,7 @@ def test_prompts_are_those_of_the_task(table):
 def test_what_can_be_refused_without_reading(table):
     for source, words in (
         (Source("t.csv"), "no reader is known"),
+        (Source("/nowhere/t.tsv"), r"^/nowhere/t\.tsv: cannot be read"),
         (Source(table, reader="csv"), "data.reader = 'csv' is unknown"),
         (Source(table, splits=Splits("hash")), "split 'train' has no share"),
         (Source("shapes", splits=Splits("hash")), "shapes world has splits of its own"),

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from vispco.data.generated import stored_shapes, user_cache
-from vispco.data.readers import Broken, Pictureless, Reader, find_reader
+from vispco.data.readers import Broken, Pictureless, Reader, find_reader, read_datasets
 from vispco.data.samples import Row, Sample
 from vispco.data.sampling import Measure, area, draw_balanced, draw_random
 from vispco.data.splits import Splits
@@ -115,7 +115,11 @@ class Source:
             if self.splits.by == "hash":
                 raise ConfigError("data.split_by = 'hash' is for tables; shapes world has splits of its own: column")
             return
-        find_reader(Path(self.path), self.reader)
+        if find_reader(Path(self.path), self.reader) is not read_datasets:  # which may be a name on the hub
+            try:
+                Path(self.path).stat()
+            except (OSError, ValueError) as error:
+                raise DataError(f"{self.path}: cannot be read ({error}); give another data.path") from None
         for split in splits:
             self.splits.check(split)
 

@@ -17,19 +17,22 @@ ROWS = [{"index": f"r{i}", "question": f"what {i} ?", "answer": f"this {i}", "ca
 
 
 def as_tsv(folder, rows):
-    cells = [(encoded(color=color), *(row.get(name, "") for name in ROWS[0])) for row, color in zip(rows, COLORS)]
+    cells = [
+        (encoded(color=color), *(row.get(name, "") for name in ROWS[0]))
+        for row, color in zip(rows, COLORS, strict=True)
+    ]
     return write_tsv(folder / "t.tsv", *cells, header=("image", *ROWS[0]))
 
 
 def as_jsonl(folder, rows):
-    lines = [json.dumps({**row, "image": encoded(color=color)}) for row, color in zip(rows, COLORS)]
+    lines = [json.dumps({**row, "image": encoded(color=color)}) for row, color in zip(rows, COLORS, strict=True)]
     (folder / "t.jsonl").write_text("\n".join(lines))
     return folder / "t.jsonl"
 
 
 def as_llava(folder, rows):
     entries = []
-    for number, (row, color) in enumerate(zip(rows, COLORS)):
+    for number, (row, color) in enumerate(zip(rows, COLORS, strict=True)):
         (folder / f"{number}.png").write_bytes(picture(color=color))
         talk = [{"from": "human", "value": f"<image>\n{row['question']}"}, {"from": "gpt", "value": row["answer"]}]
         entries.append({**row, "id": row["index"], "image": f"{number}.png", "conversations": talk})

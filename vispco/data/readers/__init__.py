@@ -44,4 +44,14 @@ def find_reader(path: Path, name: str | None = None) -> Reader:
     return REGISTRY[ENDINGS[path.suffix]]
 
 
-__all__ = ["ENDINGS", "REGISTRY", "Broken", "Found", "Pictureless", "Reader", "find_reader", "read_tsv"]
+__all__ = [
+    "ENDINGS",
+    "REGISTRY",
+    "Broken",
+    "Found",
+    "Pictureless",
+    "Reader",
+    "find_reader",
+    "read_datasets",
+    "read_tsv",
+]

@@ -35,7 +35,7 @@ def read_datasets(path: Path, images: Path | None = None) -> Iterator[Found]:
         import datasets
     except ImportError:
         raise DataError(f"{path}: needs Hugging Face datasets; pip install 'vispco[datasets]'") from None
-    folder = Folder(images or (path if path.is_dir() else path.parent if path.is_file() else Path()))
+    folder = Folder(path, images)
     opened = _told(path, lambda: _open(datasets, path))
     for part, table in opened.items() if isinstance(opened, Mapping) else [("", opened)]:
         features = table.features or {}

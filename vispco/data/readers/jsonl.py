@@ -20,7 +20,7 @@ def read_jsonl(path: Path, images: Path | None = None) -> Iterator[Found]:
     DataError
         If the file cannot be read.
     """
-    folder = Folder(images or path.parent)
+    folder = Folder(path, images)
     try:
         with path.open("rb") as file:
             for number, line in enumerate(Lines(file), start=1):

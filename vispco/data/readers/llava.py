@@ -27,7 +27,7 @@ def read_llava(path: Path, images: Path | None = None) -> Iterator[Found]:
     DataError
         If the file cannot be read, or is no JSON list from some line on.
     """
-    folder = Folder(images or path.parent)
+    folder = Folder(path, images)
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
             for number, (line, entry) in enumerate(read_array(file), start=1):

@@ -15,7 +15,10 @@ class Folder:
 
     Parameters
     ----------
-    path : Path
+    table : Path
+        File, or folder.
+    images : Path or None
+        The folder; that of the table if None.
 
     Raises
     ------
@@ -23,10 +26,11 @@ class Folder:
         If there is no such folder.
     """
 
-    def __init__(self, path: Path):
-        if not path.is_dir():
-            raise DataError(f"{path}: no folder of image files; give another data.images")
-        self._shown, self._path = path, path.resolve()
+    def __init__(self, table: Path, images: Path | None):
+        if images is not None and not images.is_dir():
+            raise DataError(f"{images}: no folder of image files; give another data.images")
+        self._shown = images or (table if table.is_dir() else table.parent)
+        self._path = self._shown.resolve()
 
     def picture(self, name: str) -> Picture:
         """The picture in a file, whose header was looked at; Unusable if it is outside, not there or no image."""

@@ -36,7 +36,7 @@ def read_tsv(path: Path, images: Path | None = None) -> Iterator[Found]:
     DataError
         If the file cannot be read, or has other columns.
     """
-    folder = Folder(images or path.parent)
+    folder = Folder(path, images)
     csv.field_size_limit(MAX_LINE)
     try:
         with path.open("rb") as file:
