@@ -143,9 +143,9 @@ class Sample:
         """All references, at least one."""
         return self.answers or (self.answer,)
 
-    @cached_property
+    @property
     def image(self) -> Image.Image:
-        """The decoded RGB image; DataError if its pixels are damaged."""
+        """The decoded RGB image, which is not kept; DataError if its pixels are damaged."""
         try:
             return self.picture.open().convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
