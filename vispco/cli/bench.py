@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from vispco.cli.loading import load_report, source_of
 from vispco.cli.overrides import parse_overrides
 from vispco.cli.parsing import Parser
 from vispco.config import PruningConfig
-from vispco.data import Sample, load_samples
+from vispco.data import Sample
 from vispco.engine import load_checkpoint
 from vispco.errors import ConfigError, DataError
 from vispco.evaluation import prompt_text
@@ -44,8 +45,9 @@ def run_bench(arguments: Sequence[str]) -> None:
             f"--batch {options.batch} is more than data.report_samples={data.report_samples}; "
             "lower the one or raise the other"
         )
+    source_of(data)
     model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
-    samples = load_samples(data.path, data.report_split, wanted, seed=data.seed)
+    samples = load_report(data, wanted)
     inputs = _batches(model, processor, samples, options.batch)
     with _bar() as advance:
         result = bench(

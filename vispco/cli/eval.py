@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from vispco.cli.loading import load_report, source_of
 from vispco.cli.official import official_of
 from vispco.cli.overrides import parse_overrides
 from vispco.cli.parsing import Parser
 from vispco.config import PruningConfig
-from vispco.data import Task, load_samples, make_scorer
+from vispco.data import Task, make_scorer
 from vispco.engine import load_checkpoint, prune
 from vispco.errors import ModelError
 from vispco.evaluation import (
@@ -53,10 +54,11 @@ def evaluate(arguments: Sequence[str]) -> None:
             check_writable(place)
     settings = parse_overrides(options.overrides)
     data = settings.data
+    source_of(data)
     judge = official_of(data)
     scorer = judge.scorer if judge else make_scorer("exact_match")
     model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
-    samples = load_samples(data.path, data.report_split, data.report_samples, seed=data.seed)
+    samples = load_report(data)
     sizes = visual_sizes(model, processor, samples)
     assessed: dict[str, Assessed] = {}
     console = Console(width=max(120, Console().width))

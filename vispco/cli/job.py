@@ -11,12 +11,13 @@ import numpy as np
 from rich.console import Console
 
 from vispco.cli.finding import Finder, Found, progress_bar
+from vispco.cli.loading import Loaded, load_both, source_of
 from vispco.cli.official import official_of
 from vispco.cli.profile import TABLE, known_table, new_table
 from vispco.cli.sampling import knobs_of, storage_of
 from vispco.config import ModelCard
 from vispco.cost import LatencyTable
-from vispco.data import Sample, Task, load_samples
+from vispco.data import Sample, Task
 from vispco.engine import load_checkpoint, model_card
 from vispco.errors import BudgetError, ModelError
 from vispco.evaluation import (
@@ -65,9 +66,14 @@ class Outcome:
     points: list[Point]
     rows: list[Row]
     unpruned: Point
-    samples: Sequence[Sample] = field(repr=False)
+    loaded: Loaded = field(repr=False)
     model: Any = field(repr=False)
     processor: Any = field(repr=False)
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """Of the report split."""
+        return self.loaded.reporting.samples
 
 
 class SearchJob:
@@ -106,11 +112,12 @@ class SearchJob:
                 knobs_of(settings, method)
                 storage_of(method, self.folder)
         check_kernel(settings.kernel.name, settings.kernel.steps)
+        source_of(data)
         task, official = Task(data.prompt), official_of(data)
         model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
         card = model_card(model, settings.model.path)
-        searching = load_samples(data.path, data.search_split, data.search_samples, seed=data.seed)
-        reporting = load_samples(data.path, data.report_split, data.report_samples, seed=data.seed)
+        loaded = load_both(data, model, processor)
+        searching, reporting = loaded.searching.samples, loaded.reporting.samples
         if official is None:
             check_answer_tokens(processor, [*searching, *reporting])
         provenances = [
@@ -146,9 +153,7 @@ class SearchJob:
         measured = self._verify(report, found, provenances[1], card.layers)
         rows = self._rows(found, measured)
         points = [point for point, _ in measured.values()]
-        return Outcome(
-            card, cost.name, table, found, points, rows, measured["unpruned"][0], reporting, model, processor
-        )
+        return Outcome(card, cost.name, table, found, points, rows, measured["unpruned"][0], loaded, model, processor)
 
     def _table(self, model: Any, processor: Any, samples: Sequence[Sample]) -> LatencyTable | None:
         """Measured times: those that were given, or new ones, which stay with the run, if a budget is on time."""

@@ -2,6 +2,7 @@
 
 from vispco.evaluation.assessment import Assessed, Assessment
 from vispco.evaluation.cache import TeacherCache
+from vispco.evaluation.counting import token_counter
 from vispco.evaluation.downsampling import downsample, measure_downsampled, smaller_images
 from vispco.evaluation.evaluator import Evaluator, Quality, TeacherBatch
 from vispco.evaluation.generation import generate_answers
@@ -37,5 +38,6 @@ __all__ = [
     "prompt_sizes",
     "prompt_text",
     "smaller_images",
+    "token_counter",
     "visual_sizes",
 ]
