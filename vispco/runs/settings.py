@@ -48,6 +48,13 @@ class DataSettings(_Group):
     max_new_tokens: Positive
     cache_gib: Annotated[float, Field(ge=0.0)]
 
+    @field_validator("path")
+    @classmethod
+    def _named(cls, path: str) -> str:
+        if path == "???":
+            raise ValueError("this benchmark is a file of yours; give data.path=... (docs/benchmarks.md says which file)")
+        return path
+
 
 class SelectorSettings(_Group):
     """Which tokens stay."""
