@@ -34,15 +34,20 @@ benchmarks = pytest.mark.parametrize("name", EIGHT + OTHERS)
 
 
 @cache
-def composed(*overrides):
+def composed(name):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        plain = OmegaConf.to_container(compose("search", list(overrides)), resolve=True)
+        plain = OmegaConf.to_container(compose(name), resolve=True)
     plain.pop("experiment", None)
     return plain
 
 
+def settings_of(name, **data):
+    """Settings of a search with a preset."""
+    return RunSettings.parse({**composed("search"), "data": {**composed(f"data/{name}")["data"], **data}})
+
+
 def data_of(name):
-    return RunSettings.parse(composed(f"data={name}", "data.path=some.tsv")).data
+    return settings_of(name, path="some.tsv").data
 
 
 def row(scorer, hint=""):
@@ -82,7 +87,7 @@ def test_presets_are_those_that_build_on_the_common_one():
 @benchmarks
 def test_a_preset_without_a_file_is_refused_in_one_line(name):
     with pytest.raises(ConfigError, match=r"^data: this benchmark is a file of yours; give data.path=\.\.\. "):
-        RunSettings.parse(composed(f"data={name}"))
+        settings_of(name)
 
 
 def table():
