@@ -86,7 +86,7 @@ def test_presets_are_those_that_build_on_the_common_one():
 
 @benchmarks
 def test_a_preset_without_a_file_is_refused_in_one_line(name):
-    with pytest.raises(ConfigError, match=r"^data: this benchmark is a file of yours; give data.path=\.\.\. "):
+    with pytest.raises(ConfigError, match=r"^data: data.path is not given; name a table with data.path=\.\.\.$"):
         settings_of(name)
 
 

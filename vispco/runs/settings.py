@@ -50,9 +50,9 @@ class DataSettings(_Group):
 
     @field_validator("path")
     @classmethod
-    def _named(cls, path: str) -> str:
+    def _given(cls, path: str) -> str:
         if path == "???":
-            raise ValueError("this benchmark is a file of yours; give data.path=... (docs/benchmarks.md says which file)")
+            raise ValueError("data.path is not given; name a table with data.path=...")
         return path
 
 
