@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from vispco.cli.opening import open_model
 from vispco.cli.overrides import parse_overrides
 from vispco.config import PruningConfig
 from vispco.data import Sample, load_samples
-from vispco.engine import load_checkpoint
 from vispco.errors import ConfigError, DataError
 from vispco.evaluation import prompt_text
 from vispco.frontier import Interval
@@ -50,7 +50,7 @@ def run_bench(arguments: Sequence[str]) -> None:
             f"--batch {options.batch} is more than data.report_samples={data.report_samples}; "
             "lower the one or raise the other"
         )
-    model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
+    model, processor = open_model(settings.model)
     samples = load_samples(data.path, data.report_split, wanted, seed=data.seed)
     inputs = _batches(model, processor, samples, options.batch)
     with _bar() as advance:

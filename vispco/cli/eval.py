@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from vispco.cli.opening import open_model
 from vispco.cli.overrides import parse_overrides
 from vispco.config import PruningConfig
 from vispco.data import Sample, load_samples, make_scorer
-from vispco.engine import load_checkpoint, prune
+from vispco.engine import prune
 from vispco.errors import ConfigError
 from vispco.evaluation import generate_answers
 from vispco.frontier import paired_difference
@@ -32,7 +33,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         raise ConfigError("usage: vispco eval best.json [overrides]; the first word has to be the file")
     config = PruningConfig.load(arguments[0])
     settings = parse_overrides(arguments[1:])
-    model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
+    model, processor = open_model(settings.model)
     data = settings.data
     samples = load_samples(data.path, data.report_split, data.report_samples, seed=data.seed)
     control = config.model_copy(update={"selector": "random", "selector_params": {"seed": settings.seed}})

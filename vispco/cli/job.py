@@ -11,12 +11,13 @@ import numpy as np
 from rich.console import Console
 
 from vispco.cli.finding import Finder, Found, progress_bar
+from vispco.cli.opening import open_model
 from vispco.cli.profile import TABLE, known_table, new_table
 from vispco.cli.sampling import knobs_of, storage_of
 from vispco.config import ModelCard
 from vispco.cost import LatencyTable
 from vispco.data import Sample, load_samples
-from vispco.engine import load_checkpoint, model_card
+from vispco.engine import model_card
 from vispco.errors import BudgetError, ModelError
 from vispco.evaluation import (
     Candidate,
@@ -104,9 +105,9 @@ class SearchJob:
                 knobs_of(settings, method)
                 storage_of(method, self.folder)
         check_kernel(settings.kernel.name, settings.kernel.steps)
-        model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
+        model, processor = open_model(settings.model)
         provenance = Provenance.of(model, processor, settings.seed)
-        card = model_card(model, settings.model.path)
+        card = model_card(model, model.config._name_or_path)
         searching = load_samples(data.path, data.search_split, data.search_samples, seed=data.seed)
         reporting = load_samples(data.path, data.report_split, data.report_samples, seed=data.seed)
         table = self._table(model, processor, [*searching, *reporting])

@@ -9,10 +9,10 @@ from pydantic import JsonValue
 from rich.console import Console
 from rich.table import Table
 
+from vispco.cli.opening import open_model
 from vispco.cli.overrides import parse_overrides
 from vispco.cost import TIMED, Cost, GenerationCost, LatencyTable, Workload, make_costs
 from vispco.data import Sample, load_samples
-from vispco.engine import load_checkpoint
 from vispco.engine.families import describe
 from vispco.evaluation import prompt_sizes
 from vispco.profiling.calibration import calibrate_for, table_key
@@ -40,7 +40,7 @@ def profile(arguments: Sequence[str]) -> None:
     settings = parse_overrides(overrides)
     if settings.cost.table is None:
         check_writable(options.output)
-    model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
+    model, processor = open_model(settings.model)
     data = settings.data
     samples = [
         sample
