@@ -8,6 +8,4 @@ from vispco.runs.settings import ModelSettings
 
 def open_model(settings: ModelSettings) -> tuple[Any, Any]:
     """Model and processor; see :func:`vispco.engine.load_checkpoint`."""
-    return load_checkpoint(
-        settings.path, settings.dtype, settings.attention, settings.revision, settings.device_map
-    )
+    return load_checkpoint(settings.path, settings.dtype, settings.attention, settings.revision, settings.device_map)

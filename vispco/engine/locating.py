@@ -16,9 +16,9 @@ from vispco.embedded import locate
 from vispco.errors import ModelError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 """Files of a repository that are fetched: no code and no pickles."""
-UNWANTED = ("*/*", "consolidated*")
+UNWANTED = ["*/*", "consolidated*"]
 """Of these, copies of the weights in other formats."""
 
 

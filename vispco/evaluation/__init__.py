@@ -3,7 +3,7 @@
 from vispco.evaluation.cache import TeacherCache
 from vispco.evaluation.downsampling import downsample, measure_downsampled, smaller_images
 from vispco.evaluation.evaluator import Evaluator, Quality, TeacherBatch
-from vispco.evaluation.generation import generate_answers
+from vispco.evaluation.generation import generate_answers, generate_texts
 from vispco.evaluation.ledger import Ledger
 from vispco.evaluation.measure import Candidate, Provenance, basis_of, make_point, measure
 from vispco.evaluation.prompts import prepare, prompt_fingerprint, prompt_sizes, prompt_text
@@ -19,6 +19,7 @@ __all__ = [
     "basis_of",
     "downsample",
     "generate_answers",
+    "generate_texts",
     "make_point",
     "measure",
     "measure_downsampled",
