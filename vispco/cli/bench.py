@@ -14,6 +14,7 @@ from vispco.cli.opening import open_model
 from vispco.cli.overrides import parse_overrides
 from vispco.config import PruningConfig
 from vispco.data import Sample, load_samples
+from vispco.engine.placing import device_of
 from vispco.errors import ConfigError, DataError
 from vispco.evaluation import prompt_text
 from vispco.frontier import Interval
@@ -92,7 +93,7 @@ def _batches(model: Any, processor: Any, samples: Sequence[Sample], size: int) -
         part = samples[start : start + size]
         texts = [prompt_text(processor, sample.question) for sample in part]
         inputs = processor(text=texts, images=[[s.image] for s in part], padding=True, return_tensors="pt")
-        batches.append(dict(inputs.to(model.device, dtype=model.dtype)))
+        batches.append(dict(inputs.to(device_of(model), dtype=model.dtype)))
     return batches
 
 
