@@ -284,7 +284,7 @@ class Replay:
         self.check_weights()
         first, number = first_cut(ratios, captured), len(ratios)
         start, hidden = self.whole(captured, self.start(captured), captured.hidden, 0, first)
-        every = torch.arange(len(hidden), device=hidden.device).repeat(number)
+        every = torch.arange(len(hidden), device=captured.visual.device).repeat(number)
         many, each = captured.select(every), ratios.repeat_interleave(len(hidden), dim=0)
         if visit:
             for _ in range(1, first):
@@ -292,7 +292,7 @@ class Replay:
         values = {name: value.repeat_interleave(len(hidden)) for name, value in (knobs or {}).items()}
         prefill = RelaxedPrefill(start.select(every), temperature=temperature, hard=hard)
         logits = self.weighted(
-            many, prefill, hidden[every], first, each, rows[every.to(rows.device)], values,
+            many, prefill, hidden[every.to(hidden.device)], first, each, rows[every.to(rows.device)], values,
             checkpointing=checkpointing, visit=visit,
         )  # fmt: skip
         return logits.view(number, -1, *logits.shape[1:])
