@@ -39,9 +39,12 @@ def check_device_map(device_map: str | None) -> str | None:
 
 
 def device_of(model: Any) -> torch.device:
-    """Where a model's inputs belong: a spread model says so itself, any other one is all on one device."""
-    main = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
-    return torch.device(model.device if main is None else main)
+    """Where a model's inputs belong; a model that accelerate spreads or offloads says so itself."""
+    for module in (model, model.get_input_embeddings()):
+        main = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if main is not None:
+            return torch.device(main)
+    return torch.device(model.device)
 
 
 def stored_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
