@@ -123,7 +123,7 @@ def proportional(table):
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(import_module("vispco.cli.profile"), "load_checkpoint", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(import_module("vispco.cli.profile"), "open_model", lambda *_: pytest.fail("too late"))
     for place in (tmp_path, tmp_path / "none" / "latency.json"):
         assert main(["profile", "-o", str(place), *TINY]) == 2
         assert f"{place}: cannot be written" in one_line(capsys)

@@ -11,11 +11,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from vispco.cli.loading import load_report, source_of
+from vispco.cli.opening import open_model
 from vispco.cli.overrides import parse_overrides
 from vispco.cli.parsing import Parser
 from vispco.config import PruningConfig
 from vispco.data import Sample
-from vispco.engine import load_checkpoint
+from vispco.engine.placing import device_of
 from vispco.errors import ConfigError, DataError
 from vispco.evaluation import prompt_text
 from vispco.frontier import Interval
@@ -46,7 +47,7 @@ def run_bench(arguments: Sequence[str]) -> None:
             "lower the one or raise the other"
         )
     source_of(data)
-    model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
+    model, processor = open_model(settings.model)
     samples = load_report(data, wanted)
     inputs = _batches(model, processor, samples, options.batch)
     with _bar() as advance:
@@ -88,7 +89,7 @@ def _batches(model: Any, processor: Any, samples: Sequence[Sample], size: int) -
         part = samples[start : start + size]
         texts = [prompt_text(processor, sample.question) for sample in part]
         inputs = processor(text=texts, images=[[s.image] for s in part], padding=True, return_tensors="pt")
-        batches.append(dict(inputs.to(model.device, dtype=model.dtype)))
+        batches.append(dict(inputs.to(device_of(model), dtype=model.dtype)))
     return batches
 
 

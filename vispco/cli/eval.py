@@ -15,11 +15,12 @@ from rich.table import Table
 
 from vispco.cli.loading import load_report, source_of
 from vispco.cli.official import official_of
+from vispco.cli.opening import open_model
 from vispco.cli.overrides import parse_overrides
 from vispco.cli.parsing import Parser
 from vispco.config import PruningConfig
 from vispco.data import Task, make_scorer
-from vispco.engine import load_checkpoint, prune
+from vispco.engine import prune
 from vispco.errors import ModelError
 from vispco.evaluation import (
     Assessed,
@@ -57,7 +58,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     source_of(data)
     judge = official_of(data)
     scorer = judge.scorer if judge else make_scorer("exact_match")
-    model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
+    model, processor = open_model(settings.model)
     samples = load_report(data)
     sizes = visual_sizes(model, processor, samples)
     assessed: dict[str, Assessed] = {}

@@ -13,12 +13,13 @@ from rich.console import Console
 from vispco.cli.finding import Finder, Found, progress_bar
 from vispco.cli.loading import Loaded, load_both, source_of
 from vispco.cli.official import official_of
+from vispco.cli.opening import open_model
 from vispco.cli.profile import TABLE, known_table, new_table
 from vispco.cli.sampling import knobs_of, storage_of
 from vispco.config import ModelCard
 from vispco.cost import LatencyTable
 from vispco.data import Sample, Task
-from vispco.engine import load_checkpoint, model_card
+from vispco.engine import model_card
 from vispco.errors import BudgetError, ModelError
 from vispco.evaluation import (
     Candidate,
@@ -114,8 +115,8 @@ class SearchJob:
         check_kernel(settings.kernel.name, settings.kernel.steps)
         source_of(data)
         task, official = Task(data.prompt), official_of(data)
-        model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
-        card = model_card(model, settings.model.path)
+        model, processor = open_model(settings.model)
+        card = model_card(model, model.config._name_or_path)
         loaded = load_both(data, model, processor)
         searching, reporting = loaded.searching.samples, loaded.reporting.samples
         if official is None:

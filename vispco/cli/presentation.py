@@ -11,6 +11,7 @@ from vispco.cli.result import summary
 from vispco.config import PruningConfig
 from vispco.data import Drawn, Sample
 from vispco.engine import prune
+from vispco.engine.placing import device_of
 from vispco.evaluation import prompt_text
 from vispco.report import COST_NAMES, BudgetRow, IndicatorRow, Overlay, ReportData
 from vispco.runs import RunSettings
@@ -95,6 +96,7 @@ def _gallery(settings: RunSettings, outcome: Outcome) -> list[Overlay]:
 def _overlay(model: Any, processor: Any, config: PruningConfig, sample: Sample) -> Overlay | None:
     """What was kept and said; None where the visual tokens are no square grid over the image."""
     inputs = processor(text=prompt_text(processor, sample.question), images=sample.image, return_tensors="pt")
+    inputs = inputs.to(device_of(model))
     with torch.no_grad(), prune(model, config) as pruned:
         tokens = model.generate(**inputs, do_sample=False, max_new_tokens=16)
         kept = pruned.kept[: config.model.layers]
@@ -103,5 +105,5 @@ def _overlay(model: Any, processor: Any, config: PruningConfig, sample: Sample) 
         return None
     said = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
     cuts = [layer for layer in range(1, len(kept)) if not torch.equal(kept[layer], kept[layer - 1])]
-    masks = [(f"from layer {layer}", kept[layer][0].view(side, side).numpy()) for layer in cuts]
+    masks = [(f"from layer {layer}", kept[layer][0].view(side, side).cpu().numpy()) for layer in cuts]
     return Overlay(sample.image, (side, side), masks, sample.question, sample.answer, said)

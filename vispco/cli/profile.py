@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from vispco.cli.loading import load_both, source_of
+from vispco.cli.opening import open_model
 from vispco.cli.overrides import parse_overrides
 from vispco.cost import TIMED, Cost, GenerationCost, LatencyTable, Workload, make_costs
 from vispco.data import Sample
-from vispco.engine import load_checkpoint
 from vispco.engine.families import describe
 from vispco.evaluation import prompt_sizes
 from vispco.profiling.calibration import calibrate_for, table_key
@@ -42,7 +42,7 @@ def profile(arguments: Sequence[str]) -> None:
     if settings.cost.table is None:
         check_writable(options.output)
     source_of(settings.data)
-    model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
+    model, processor = open_model(settings.model)
     data = settings.data
     loaded = load_both(data, model, processor)
     searched = loaded.searching.samples

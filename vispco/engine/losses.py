@@ -110,7 +110,7 @@ class _Run:
         """Losses (schedules, batch), and if wanted their slopes in every input, (schedules, batch, ...)."""
         ratios, captured = inputs[0], self.captured
         batch, length = captured.visual.shape
-        every = torch.arange(batch, device=captured.hidden.device)
+        every = torch.arange(batch, device=captured.visual.device)
         firsts = [first_cut(each, captured) for each in ratios]
         results = [ratios.new_zeros(len(ratios), batch)]
         results += [torch.zeros_like(value) for value in inputs if slopes]
@@ -124,7 +124,7 @@ class _Run:
             for samples in every.split(max(1, PART // length)):
                 own = [value[schedule, samples.to(value.device)].detach().clone() for value in inputs]
                 state = RelaxedPrefill(prefill.select(samples), temperature=self.temperature, hard=self.hard)
-                found = self._part(samples, state, hidden[samples], first, own, slopes=slopes)
+                found = self._part(samples, state, hidden[samples.to(hidden.device)], first, own, slopes=slopes)
                 for result, part in zip(results, found, strict=True):
                     result[schedule, samples.to(result.device)] = part.to(result)
         return results

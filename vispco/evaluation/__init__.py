@@ -5,7 +5,7 @@ from vispco.evaluation.cache import TeacherCache
 from vispco.evaluation.counting import token_counter
 from vispco.evaluation.downsampling import downsample, measure_downsampled, smaller_images
 from vispco.evaluation.evaluator import Evaluator, Quality, TeacherBatch
-from vispco.evaluation.generation import generate_answers
+from vispco.evaluation.generation import generate_answers, generate_texts
 from vispco.evaluation.ledger import Ledger
 from vispco.evaluation.measure import Candidate, Provenance, basis_of, make_point, measure
 from vispco.evaluation.official import ANSWER_TOKENS, Official, check_answer_tokens
@@ -29,6 +29,7 @@ __all__ = [
     "check_answer_tokens",
     "downsample",
     "generate_answers",
+    "generate_texts",
     "kept_share",
     "make_point",
     "measure",

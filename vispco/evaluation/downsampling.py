@@ -189,13 +189,13 @@ def downsample(evaluator: Evaluator, factor: float, *, advance: Callable[[int], 
             done += len(samples)
             small = prepare(smaller, samples)
             captured = replay.capture(small.inputs, small.query)
-            logits = replay.run(captured, (1.0,) * replay.layers, small.rows)
+            logits = replay.run(captured, (1.0,) * replay.layers, small.rows.to(captured.visual.device))
             rows = small.rows.shape[1]  # of a batch cut short, the longest answer may have gone
             known = replace(batch, targets=batch.targets[:, :rows], teacher=batch.teacher[:, :rows])
             kl.append(known.divergence(logits).double())
             score.append(evaluator.right(known, logits).double())
             full += _sizes(batch.text_tokens, batch.captured.visual_tokens)
-            fewer += _sizes(small.prompt_tokens - captured.visual_tokens, captured.visual_tokens)
+            fewer += _sizes(small.prompt_tokens - captured.visual_tokens.cpu(), captured.visual_tokens)
             if advance:
                 advance(len(samples))
         judge = evaluator.official
@@ -205,7 +205,8 @@ def downsample(evaluator: Evaluator, factor: float, *, advance: Callable[[int], 
     costs = {name: spent[name].unpruned / whole[name].unpruned for name in whole}
     evaluator.ledger.add_forwards(done * costs["flops"])
     share = sum(visual for _, visual in fewer) / sum(visual for _, visual in full)
-    quality = Quality(torch.cat(kl).numpy(), torch.cat(score).numpy() if official is None else official)
+    scores = torch.cat(score).cpu().numpy() if official is None else official
+    quality = Quality(torch.cat(kl).cpu().numpy(), scores)
     return Downsampled(quality, costs, basis_of(whole), share)
 
 

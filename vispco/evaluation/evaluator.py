@@ -56,7 +56,10 @@ class Quality:
 
 @dataclass(frozen=True)
 class TeacherBatch:
-    """A captured batch with the unpruned model's log-probabilities, shape (batch, answers, vocabulary)."""
+    """A captured batch with the unpruned model's log-probabilities, shape (batch, answers, vocabulary).
+
+    ``text_tokens`` are on the CPU, where costs are counted, all else is on the model's device.
+    """
 
     captured: Captured
     rows: Tensor
@@ -66,17 +69,18 @@ class TeacherBatch:
 
     def select(self, index: Tensor) -> "TeacherBatch":
         """The batch made of samples ``index`` (which may repeat)."""
+        own = index.to(self.rows.device)
         return TeacherBatch(
-            self.captured.select(index),
-            self.rows[index],
-            self.targets[index],
-            self.teacher[index],
-            self.text_tokens[index],
+            self.captured.select(own),
+            self.rows[own],
+            self.targets[own],
+            self.teacher[own],
+            self.text_tokens[index.cpu()],
         )
 
     def divergence(self, logits: Tensor) -> Tensor:
         """KL(unpruned || pruned) per sample, mean over answer tokens; differentiable, shape (batch,)."""
-        student = logits.float().log_softmax(dim=-1)
+        student = logits.to(self.teacher.device).float().log_softmax(dim=-1)
         per_row = (self.teacher.exp() * (self.teacher - student)).sum(dim=-1)
         counts = (self.targets >= 0).to(per_row.dtype)
         return (per_row * counts).sum(dim=1) / counts.sum(dim=1)
@@ -235,7 +239,9 @@ class Evaluator:
                     score[index].append(self.right(part, logits).double())
                 if advance:
                     advance(len(part.rows))
-        found = [Quality(torch.cat(k).numpy(), torch.cat(s).numpy()) for k, s in zip(kl, score, strict=True)]
+        found = [
+            Quality(torch.cat(k).cpu().numpy(), torch.cat(s).cpu().numpy()) for k, s in zip(kl, score, strict=True)
+        ]
         if self.official is None:
             return found
         return [replace(q, score=self._judge(table, len(q.kl))) for q, table in zip(found, tables, strict=True)]
@@ -265,19 +271,21 @@ class Evaluator:
     def _teach(self, samples: Sequence[Sample], cache: TeacherCache | None, origin: Mapping[str, str]) -> TeacherBatch:
         batch = prepare(self.processor, samples)
         captured = self.replay.capture(batch.inputs, batch.query)
+        device = captured.visual.device
+        rows = batch.rows.to(device)
 
         def run() -> Tensor:
-            full = self.replay.run(captured, (1.0,) * self.replay.layers, batch.rows)
+            full = self.replay.run(captured, (1.0,) * self.replay.layers, rows)
             return full.float().log_softmax(dim=-1)
 
         if cache is None:
             teacher = run()
         else:
             place = {**origin, **batch_origin({**batch.inputs, "rows": batch.rows})}
-            teacher = cache.recall(place, tuple(batch.rows.shape), run).to(captured.hidden.device)
+            teacher = cache.recall(place, tuple(rows.shape), run)
         self.ledger.add_forwards(len(samples))
-        text = batch.prompt_tokens - captured.visual_tokens
-        return TeacherBatch(captured, batch.rows, batch.targets, teacher, text)
+        text = batch.prompt_tokens - captured.visual_tokens.cpu()
+        return TeacherBatch(captured, rows, batch.targets.to(device), teacher.to(device), text)
 
     def _walk(self, batch: TeacherBatch, start: Any, counts: list[Tensor]) -> list[tuple[int, Tensor]]:
         """Logits of every schedule, depth first through the tree of common beginnings."""
@@ -314,14 +322,18 @@ class Evaluator:
     def charge_layer(self, batch: TeacherBatch, kept: Tensor, passes: int = 1) -> None:
         """Charge ``passes`` runs of one layer with ``kept`` visual tokens per sample."""
         text = batch.text_tokens.double()
-        run = self.shape.layer(text + kept.double())
-        whole = self.shape.layers * self.shape.layer(text + batch.captured.visual_tokens.double())
+        run = self.shape.layer(text + kept.cpu().double())
+        whole = self.shape.layers * self.shape.layer(text + batch.captured.visual_tokens.cpu().double())
         self.ledger.add_forwards(passes * float((run / whole).sum()))
 
     def right(self, batch: TeacherBatch, logits: Tensor) -> Tensor:
         """Whether every greedy token is the answer's, and the text then ends; shape (batch,), bool."""
-        said = logits.argmax(dim=-1)
-        ends = torch.isin(said, self._stops) if len(self._stops) else torch.ones_like(said, dtype=torch.bool)
+        said = logits.argmax(dim=-1).to(batch.targets.device)
+        ends = (
+            torch.isin(said, self._stops.to(said.device))
+            if len(self._stops)
+            else torch.ones_like(said, dtype=torch.bool)
+        )
         right = torch.where(batch.targets == END, ends, said == batch.targets)
         return (right | (batch.targets == NOTHING)).all(dim=1)
 

@@ -46,15 +46,15 @@ NOTHING = -2
 """Target of a row that does not count."""
 
 
-def prompt_text(processor: Any, question: str) -> str:
-    """The prompt for one image and a question.
+def prompt_text(processor: Any, question: str, images: int = 1) -> str:
+    """The prompt for images and, after them, a question.
 
     Raises
     ------
     ModelError
         If the processor has no chat template.
     """
-    content = [{"type": "image"}, {"type": "text", "text": question}]
+    content: list[dict[str, str]] = [{"type": "image"}] * images + [{"type": "text", "text": question}]
     try:
         text: str = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     except ValueError as error:
