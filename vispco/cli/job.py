@@ -12,7 +12,7 @@ from rich.console import Console
 
 from vispco.cli.finding import Finder, Found, progress_bar
 from vispco.cli.loading import Loaded, load_both, source_of
-from vispco.cli.official import official_of
+from vispco.cli.official import check_scorable, official_of
 from vispco.cli.opening import open_model
 from vispco.cli.profile import TABLE, known_table, new_table
 from vispco.cli.sampling import knobs_of, storage_of
@@ -28,7 +28,6 @@ from vispco.evaluation import (
     Quality,
     TeacherCache,
     basis_of,
-    check_answer_tokens,
     make_point,
     measure,
     measure_downsampled,
@@ -119,8 +118,7 @@ class SearchJob:
         card = model_card(model, model.config._name_or_path)
         loaded = load_both(data, model, processor)
         searching, reporting = loaded.searching.samples, loaded.reporting.samples
-        if official is None:
-            check_answer_tokens(processor, [*searching, *reporting])
+        check_scorable(official, processor, [*searching, *reporting])
         provenances = [
             Provenance.of(model, processor, settings.seed, samples, f"{data.scorer} {data.scorer_params}", task)
             for samples in (searching, reporting)
