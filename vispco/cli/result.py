@@ -77,7 +77,7 @@ def results(outcome: Outcome) -> list[Result]:
     """The main method, with the controls and all of the summary, and then its baselines, for a tracker.
 
     All have `hypervolume`, `hypervolume above lowest` and `forwards` (see :func:`summary`), `unpruned score`, the
-    number of verified `points`, and `score@b`: the score of the configuration that was chosen for budget b on the
+    number of `verified points`, and `score@b`: the score of the configuration that was chosen for budget b on the
     search split, where there is one.
     """
     values = summary(outcome)
@@ -88,7 +88,7 @@ def results(outcome: Outcome) -> list[Result]:
     for method in dict.fromkeys(found.method for found in outcome.found):
         own = {name: values[f"{method} {name}"] for name in ("hypervolume", "hypervolume above lowest", "forwards")}
         own["unpruned score"] = outcome.unpruned.quality["score"]
-        own["points"] = sum(point.method == method for point in outcome.points)
+        own["verified points"] = sum(point.method == method for point in outcome.points)
         for budget, candidate in methods[method].best.items():
             own[f"score@{budget:g}"] = by_name[candidate.name].quality["score"]
         if method == main:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vispco.frontier import Point, pareto_front
 from vispco.runs.guard import PATIENCE, Guard
-from vispco.runs.wandb_run import COLUMNS, give_up, row, start
+from vispco.runs.wandb_run import COLUMNS, give_up, row, settle, start
 
 
 def record_comparison(
@@ -63,4 +63,5 @@ def record_comparison(
 
     guard = Guard("W&B", give_up, patience)
     guard.wait(record)
+    guard.wait(settle)
     guard.end()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vispco.frontier import Point
 from vispco.runs.folder import RunFolder
 from vispco.runs.guard import PATIENCE, Guard
-from vispco.runs.wandb_run import give_up, show_points, start
+from vispco.runs.wandb_run import give_up, settle, show_points, start
 
 if TYPE_CHECKING:
     import wandb
@@ -113,6 +113,7 @@ class WandbTracker:
     def close(self, failed: bool) -> None:
         """End the run with exit code 0 or 1."""
         self._guard.wait(lambda: self._main.finish(exit_code=int(failed)))
+        self._guard.wait(settle)
         self._guard.end()
 
     @property
