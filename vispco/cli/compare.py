@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from vispco.cli.seeds import over_seeds, seed_groups
 from vispco.errors import DataError
 from vispco.frontier import Point, comparable, epsilon, hypervolume, igd_plus, pareto_front, read_points
 from vispco.report import plot_frontiers
@@ -116,4 +117,21 @@ def _print(runs: Mapping[str, Sequence[Point]], values: Mapping[str, Mapping[str
     for name, points in _series(runs):
         best, *others = values[name].values()
         table.add_row(name, str(len(points)), f"{best:.3f}", *(f"{number:.4f}" for number in others))
-    Console().print(table)
+    console = Console(width=max(120, Console().width))
+    console.print(table)
+    groups = seed_groups(list(runs))
+    if groups:
+        console.print(_seed_table(groups, values))
+
+
+def _seed_table(groups: Sequence[Sequence[str]], values: Mapping[str, Mapping[str, float]]) -> Table:
+    """Mean and standard deviation over seeds of every method that was searched under all of them."""
+    table = Table("mean ± standard deviation over seeds", "seeds", *INDICATORS)
+    for group in groups:
+        methods = [name.removeprefix(f"{group[0]}: ") for name in values if name.startswith(f"{group[0]}: ")]
+        for method in methods:
+            rows = [values[f"{run}: {method}"] for run in group if f"{run}: {method}" in values]
+            if method not in SHARED and len(rows) == len(group):
+                told = [f"{mean:.4f} ± {spread:.4f}" for mean, spread in over_seeds(rows).values()]
+                table.add_row(f"{', '.join(group)}: {method}", str(len(group)), *told)
+    return table
