@@ -6,6 +6,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import wandb
 from offline import read_offline
@@ -53,10 +54,16 @@ def track(folder, **place):
     tracker.close(failed=False)
 
 
+def running():
+    """W&B's processes below this one; what they have not written yet cannot be read back."""
+    return [child for child in psutil.Process().children() if child.name() == "wandb-core"]
+
+
 def test_main_and_baseline_are_runs_of_one_group(folder, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setattr(sys, "argv", ["vispco search", "search.storage=postgresql://me:hush-hush@host/study"])
     track(folder)
+    assert not running()
     main, grid = read_offline(folder.path)
     assert capsys.readouterr().err == ""
     assert [(each.run.job_type, each.run.run_group, each.run.project) for each in (main, grid)] == [
@@ -137,6 +144,7 @@ def test_a_comparison_is_one_run(tmp_path):
         tmp_path, runs, series, {"a: learned hypervolume": 0.375}, picture,
         cost="flops", mode="offline", project="p", group="g",
     )  # fmt: skip
+    assert not running()
     (run,) = read_offline(tmp_path)
     assert (run.run.job_type, run.run.run_group, run.config["runs"]) == ("compare", "g", ["a", "b"])
     columns, rows = run.table("points")
