@@ -198,7 +198,7 @@ class Finder:
                 values = {"loss": step.loss, "violation": step.violation, "multiplier": step.multiplier}
                 text = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
                 bar.update(task, completed=step.step + 1, description=f"learning  {text}")
-                self.tracker.log(values)
+                self.tracker.log(step.step, values)
 
             search = LearnedSearch(
                 evaluator, self.cost, kernel, settings.budget.values, options, seed=settings.seed, report=show
