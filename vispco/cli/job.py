@@ -54,7 +54,10 @@ class Row:
 
 @dataclass
 class Outcome:
-    """Everything that a run hands over; points are of the report split unless ``found`` holds them."""
+    """Everything that a run hands over; points are of the report split unless ``found`` holds them.
+
+    ``qualities`` holds those of single samples, by the names of ``points``.
+    """
 
     card: ModelCard
     cost: str
@@ -63,6 +66,7 @@ class Outcome:
     points: list[Point]
     rows: list[Row]
     unpruned: Point
+    qualities: dict[str, Quality] = field(repr=False)
     samples: Sequence[Sample] = field(repr=False)
     model: Any = field(repr=False)
     processor: Any = field(repr=False)
@@ -138,8 +142,9 @@ class SearchJob:
         measured = self._verify(report, found, provenance, card.layers)
         rows = self._rows(found, measured)
         points = [point for point, _ in measured.values()]
+        qualities = {name: quality for name, (_, quality) in measured.items()}
         return Outcome(
-            card, cost.name, table, found, points, rows, measured["unpruned"][0], reporting, model, processor
+            card, cost.name, table, found, points, rows, measured["unpruned"][0], qualities, reporting, model, processor
         )
 
     def _table(self, model: Any, processor: Any, samples: Sequence[Sample]) -> LatencyTable | None:
