@@ -117,11 +117,12 @@ class Tab:
         return found["result"].get("value")
 
     def text(self, selector):
-        """Visible text of the first element."""
-        return self.run(f"document.querySelector({json.dumps(selector)})?.innerText")
+        """Text of the first element, as it is seen where that is HTML."""
+        return self.run(f"(({{ innerText, textContent }}) => innerText ?? textContent)(document.querySelector({json.dumps(selector)}))")
 
     def mouse(self, x, y, *, click=False):
         """Move to a place in the window, and click there if asked."""
+        self.send("Page.bringToFront")  # a tab in the background is slow to answer
         kinds = ["mouseMoved", "mousePressed", "mouseReleased"] if click else ["mouseMoved"]
         for kind in kinds:
             button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}

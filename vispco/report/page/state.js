@@ -61,7 +61,10 @@ function pin(name) {
   set(bars.includes(name) ? { pin: name, slices: name } : { pin: name });
 }
 
-addEventListener("hashchange", () => {
+/** Show what the address says. */
+function follow() {
   readLink();
   for (const [, draw] of views) draw();
-});
+}
+
+addEventListener("hashchange", follow);
