@@ -118,7 +118,8 @@ class Tab:
 
     def text(self, selector):
         """Text of the first element, as it is seen where that is HTML."""
-        return self.run(f"(({{ innerText, textContent }}) => innerText ?? textContent)(document.querySelector({json.dumps(selector)}))")
+        node = f"document.querySelector({json.dumps(selector)})"
+        return self.run(f"(({{ innerText, textContent }}) => innerText ?? textContent)({node})")
 
     def mouse(self, x, y, *, click=False):
         """Move to a place in the window, and click there if asked."""

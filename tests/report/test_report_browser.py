@@ -5,8 +5,8 @@ import random
 from dataclasses import replace
 
 import pytest
-
 from browsing import Browser, Tab, find_browser
+
 from vispco.frontier import pareto_front
 from vispco.report import ReportData, TextTable, write_report
 from vispco.report import html as page_of
@@ -46,15 +46,17 @@ def fresh(tab, url):
 
 def drawn(tab, plot="#frontier-plot"):
     """Names of the points of each series: those on its front by increasing cost, and dominated ones."""
-    script = f"""[...document.querySelectorAll("{plot} .series")].map((series) => [series.dataset.label,
-        ...["front", "dominated"].map((kind) => [...series.querySelectorAll("." + kind)].map((node) => node.dataset.name))])"""
+    script = f"""[...document.querySelectorAll("{plot} .series")].map((series) => [
+        series.dataset.label, ...["front", "dominated"].map((kind) =>
+            [...series.querySelectorAll("." + kind)].map((node) => node.dataset.name))])"""
     return {label: (front, rest) for label, front, rest in tab.run(script)}
 
 
 def place(tab, name, plot="#frontier-plot"):
     """Middle of a marker in the window."""
     return tab.run(f"""(() => {{
-        const node = [...document.querySelectorAll("{plot} [data-name]")].find((each) => each.dataset.name === {json.dumps(name)});
+        const node = [...document.querySelectorAll("{plot} [data-name]")]
+            .find((each) => each.dataset.name === {json.dumps(name)});
         node.scrollIntoView({{block: "center"}});
         const box = node.getBoundingClientRect();
         return [box.x + box.width / 2, box.y + box.height / 2];
@@ -73,7 +75,9 @@ def test_what_is_broken_is_seen(browser, full, tmp_path, monkeypatch):
     script = page_of.script_text()
     monkeypatch.setattr(page_of, "script_text", lambda: script + "\nconsole.warn('aside'); nothing.at.all();")
     text = page_of.render_report(full)
-    text = text.replace("<footer>", "<script>document.title = 'gone'</script><img src='http://localhost/a.png'><footer>")
+    text = text.replace(
+        "<footer>", "<script>document.title = 'gone'</script><img src='http://localhost/a.png'><footer>"
+    )
     (tmp_path / "broken.html").write_text(text)
     tab = Tab(browser, (tmp_path / "broken.html").as_uri())
     found = "\n".join(tab.complaints())
@@ -154,7 +158,14 @@ def test_hover_tells_all_and_a_click_pins(fresh, full):
     x, y = place(fresh, "learned b=0.50")
     fresh.mouse(x + 3, y + 3)
     said = fresh.text("#tip")
-    for part in ("learned b=0.50", "accuracy\n83.0 % [", "prefill FLOPs\n0.500", "KL", "KV cache", "0: 100, 1\N{EN DASH}2: 50"):
+    for part in (
+        "learned b=0.50",
+        "accuracy\n83.0 % [",
+        "prefill FLOPs\n0.500",
+        "KL",
+        "KV cache",
+        "0: 100, 1\N{EN DASH}2: 50",
+    ):
         assert part in said.replace("\n\n", "\n"), part
     heights = fresh.run("[...document.querySelectorAll('#tip .strip i')].map((bar) => bar.style.height)")
     assert heights == ["100%", "50%", "50%", "0.2%"]
@@ -179,11 +190,15 @@ def test_keys_walk_and_pin(fresh, full):
     fresh.key("ArrowRight")
     assert fresh.text("#tip strong") == by_cost[1].name
     fresh.key("Escape")
-    assert fresh.run("[document.getElementById('pinned').hidden, document.getElementById('tip').hidden]") == [True, True]
+    assert fresh.run("[document.getElementById('pinned').hidden, document.getElementById('tip').hidden]") == [
+        True,
+        True,
+    ]
 
 
 def test_schedules_of_the_grid_and_of_what_is_pinned(fresh):
-    rows = "[...document.querySelectorAll('#schedules tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
+    rows = """[...document.querySelectorAll("#schedules tbody tr")]
+        .map((row) => [...row.cells].map((cell) => cell.textContent))"""
     assert fresh.run(rows)[0] == ["0.5", "100", "50", "50", "<1"]
     fresh.run("document.querySelector('[data-schedules=grid]').click()")
     assert fresh.run(rows) == [["0.5", "100", "100", "13", "0"], ["0.3", *["\N{EN DASH}"] * 4]]
@@ -228,8 +243,10 @@ def test_the_slider_dims_what_does_not_enter_a_layer(fresh):
     assert veils[1] == veils[2] == "M1,0h1v1h-1zM0,1h1v1h-1zM1,1h1v1h-1z"
     assert veils[3].count("M") == 6
     assert fresh.text("figcaption .count") == "0 of 6 visual tokens enter"
-    box, frame = fresh.run("""[document.querySelector('.frame img'), document.querySelector('.frame svg')].map((node) => {
+    box, frame = (
+        fresh.run("""[document.querySelector('.frame img'), document.querySelector('.frame svg')].map((node) => {
         const box = node.getBoundingClientRect(); return [box.x, box.y, box.width, box.height].map(Math.round); })""")
+    )
     assert box == frame
     assert box[2] / box[3] == pytest.approx(1.5, abs=0.02)
 
@@ -259,7 +276,9 @@ def test_fits_a_phone(browser, url, dark):
     assert tab.run("document.documentElement.scrollWidth") == 360
     widths = tab.run("[...document.querySelectorAll('.plot svg')].map((each) => each.getBoundingClientRect().right)")
     assert max(widths) <= 360
-    assert tab.run("getComputedStyle(document.body).backgroundColor") == ("rgb(16, 19, 24)" if dark else "rgb(245, 246, 248)")
+    assert tab.run("getComputedStyle(document.body).backgroundColor") == (
+        "rgb(16, 19, 24)" if dark else "rgb(245, 246, 248)"
+    )
 
 
 def test_the_warning_stays_on_the_plot(browser, searched, tmp_path):

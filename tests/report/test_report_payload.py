@@ -28,7 +28,11 @@ def test_ranks_of_every_pair_of_costs(make_point):
         for a, b in pairs
     ]
     found = payload(ReportData("t", [], points))["tau"]
-    assert found == {"flops decode_flops": -1.0, "flops kv": pytest.approx(1 / 3), "decode_flops kv": pytest.approx(-1 / 3)}
+    assert found == {
+        "flops decode_flops": -1.0,
+        "flops kv": pytest.approx(1 / 3),
+        "decode_flops kv": pytest.approx(-1 / 3),
+    }
 
 
 def test_points_with_intervals_and_schedules(full):
