@@ -225,7 +225,7 @@ def test_multirun_makes_one_folder_per_job(tmp_path):
     assert (tmp_path / "both.png").stat().st_size > 10_000
     assert main(["compare", *map(str, folders), "-o", str(tmp_path / "both.html")]) == 0
     labels = [group["label"] for group in drawn(tmp_path / "both.html")["groups"]]
-    assert {f"{folder}: learned" for folder in folders} <= set(labels)
+    assert {f"{folder}: single-cut grid" for folder in folders} <= set(labels)
     assert "hypervolume" in (tmp_path / "both.html").read_text()
 
 
