@@ -66,6 +66,6 @@ def test_the_most_frequent_answer():
 def test_runs_are_told_apart():
     table = TextTable("t", ["a"], [["b"]])
     data = comparison_data({"x": [point(0.5, 1.0)], "y": [point(0.5, 1.0), point(0.6, 1.0)]}, "flops", table)
-    assert [each.name for each in data.points] == ["x: tpe 0.5", "y: tpe 0.5", "y: tpe 0.6"]
+    assert [each.name for each in data.points] == ["tpe 0.5", "tpe 0.5", "tpe 0.6"]
     assert list(data.runs) == ["x", "y", "y"]
     assert data.facts == [("x", "1 points, 8 samples"), ("y", "2 points, 8 samples")]

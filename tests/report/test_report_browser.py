@@ -310,7 +310,7 @@ def test_hostile_names_stay_text(browser, full, tmp_path):
     )
     write_report(tmp_path / "wicked.html", wicked)
     tab = Tab(browser, (tmp_path / "wicked.html").as_uri())
-    tab.mouse(*place(tab, EVIL), click=True)
+    tab.mouse(*place(tab, f"{EVIL}: {EVIL}"), click=True)
     assert EVIL in tab.text("#tip")
     assert EVIL in tab.text("#pinned")
     assert tab.run("[document.title, document.querySelectorAll('img').length]") == [EVIL, 1]

@@ -162,7 +162,7 @@ def test_escapes_what_it_is_given(data, make_point):
     )
     page = Page(render_report(wicked))
     assert [tag for tag, _ in page.tags if tag == "script"] == ["script", "script"]
-    assert EVIL in {point["name"] for point in json.loads(page.scripts[0])["points"]}
+    assert f"{EVIL}: {EVIL}" in {point["name"] for point in json.loads(page.scripts[0])["points"]}
     for section, times in {"facts": 2, "indicators": 2, "slices": 1, "gallery": 3, "tables-1": 3}.items():
         assert page.sections[section].count(EVIL) == times, section
     assert EVIL in [attrs.get("title") for _, attrs in page.tags]

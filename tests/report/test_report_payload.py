@@ -57,18 +57,21 @@ def test_groups_hold_every_point_once(compared):
     assert found["warning"] is None
 
 
-def test_runs_are_drawn_apart(searched):
-    points = [point.model_copy(update={"name": f"{run}: {point.name}"}) for run in "ab" for point in searched]
-    data = ReportData("t", [], points, runs=["a"] * len(searched) + ["b"] * len(searched))
-    groups = payload(data)["groups"]
-    assert [group["label"] for group in groups[:5]] == [
-        "a: learned", "a: exhaustive grid", "a: single-cut grid", "a: unpruned", "b: learned",
+def test_runs_are_drawn_apart(compared):
+    twins = [point.model_copy() for point in compared]
+    data = ReportData("t", [], [*compared, *twins], runs=["a"] * len(compared) + ["b"] * len(compared))
+    found = payload(data)
+    groups = found["groups"]
+    assert len({point["name"] for point in found["points"]}) == 2 * len(compared)
+    assert [group["label"] for group in groups[:7]] == [
+        "a: learned", "a: exhaustive grid", "a: single-cut grid", "a: random", "a: FastV default", "a: unpruned",
+        "b: learned",
     ]  # fmt: skip
     colors = {run: {group["color"] for group in groups if group["label"].startswith(run)} for run in "ab"}
     assert [len(each) for each in colors.values()] == [1, 1]
     assert colors["a"] != colors["b"]
-    assert all(points[index].name.startswith("b") for index in groups[4]["members"])
-    with pytest.raises(DataError, match="17 names of runs for 18 points"):
+    assert all(found["points"][index]["name"].startswith("b: learned") for index in groups[6]["members"])
+    with pytest.raises(DataError, match="23 names of runs for 24 points"):
         payload(replace(data, runs=data.runs[1:]))
 
 

@@ -68,14 +68,13 @@ def report_data(settings: RunSettings, outcome: Outcome, run: str, versions: Map
 
 
 def comparison_data(runs: Mapping[str, Sequence[Point]], cost: str, table: TextTable) -> ReportData:
-    """Several runs in one chart, each apart; points are called after their runs."""
-    named = [(run, point) for run, points in runs.items() for point in points]
+    """Several runs in one chart, each apart."""
     return ReportData(
         title=f"{len(runs)} runs: {COST_NAMES.get(cost, cost)}",
         cost=cost,
         facts=[(run, f"{len(points)} points, {points[0].samples} samples") for run, points in runs.items()],
-        points=[point.model_copy(update={"name": f"{run}: {point.name}"}) for run, point in named],
-        runs=[run for run, _ in named],
+        points=[point for points in runs.values() for point in points],
+        runs=[run for run, points in runs.items() for _ in points],
         tables=[table],
     )
 

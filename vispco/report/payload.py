@@ -44,7 +44,7 @@ def payload(data: ReportData) -> dict[str, Any]:
         },
         "quality": QUALITY,
         "split": points[0].split,
-        "points": [_point(point, data) for point in points],
+        "points": [_point(point, name, data) for point, name in zip(points, _names(data), strict=True)],
         "unpruned": points.index(data.unpruned) if data.unpruned else None,
         "groups": [_group(group, run, color, points) for run, color, group in _groups(data)],
         "warning": None if any(map(is_control, points)) else f"Caution: {NO_CONTROLS}",
@@ -85,10 +85,17 @@ def _shared(numbers: Sequence[dict[str, float]]) -> list[str]:
     return [key for key in numbers[0] if all(key in each for each in numbers)]
 
 
-def _point(point: Point, data: ReportData) -> dict[str, Any]:
+def _names(data: ReportData) -> list[str]:
+    """Names of the points, after their run where there are several."""
+    if not data.runs:
+        return [point.name for point in data.points]
+    return [f"{run}: {point.name}" for run, point in zip(data.runs, data.points, strict=True)]
+
+
+def _point(point: Point, name: str, data: ReportData) -> dict[str, Any]:
     ends = data.scores.mean(point.name) if data.scores and point.name in data.scores.of else None
     return {
-        "name": point.name,
+        "name": name,
         "selector": point.selector,
         "samples": point.samples,
         "costs": point.costs,
