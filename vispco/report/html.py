@@ -24,7 +24,20 @@ from vispco.report.payload import QUALITY, payload, runs_of
 from vispco.report.plots import COST_NAMES, percent
 from vispco.report.slices import worst_of
 
-SCRIPTS = ("base", "state", "front", "axes", "details", "chart", "schedules", "slices", "pictures", "curves", "main")
+SCRIPTS = (
+    "base",
+    "state",
+    "front",
+    "axes",
+    "details",
+    "legend",
+    "chart",
+    "schedules",
+    "slices",
+    "pictures",
+    "curves",
+    "main",
+)
 """Files of the script in the order in which they are read."""
 
 
