@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,12 @@ TINY = [
     "progress=false",
 ]
 BASELINES = "baseline.methods=[{name: grid, ladder: [1.0, 0.3, 0.05]}, {name: step, ladder: [0.5, 0.1]}]"
+
+
+def drawn(report):
+    """What a report draws from."""
+    (text,) = re.findall('id="payload">(.*?)</script>', report.read_text(), re.DOTALL)
+    return json.loads(text)
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +131,26 @@ def test_the_report_stands_alone(run):
     html = (run / "report.html").read_text()
     assert 'src="http' not in html
     assert 'href="http' not in html
-    for text in ("learned", "0.4", "data:image/png;base64"):
+    for text in ("learned", "0.4", "data:image/"):
         assert text in html
+
+
+def test_the_report_draws_from_what_was_measured(run):
+    shown = drawn(run / "report.html")
+    points = {point.name: point for point in vispco.read_points(run) if point.split == "test"}
+    assert {point["name"] for point in shown["points"]} == set(points)
+    unpruned = shown["points"][shown["unpruned"]]
+    assert unpruned["quality"] == points["unpruned"].quality
+    assert [value for value, _, _ in shown["slices"]["unpruned"]][1:] == pytest.approx(
+        [points["unpruned"].slices[name] for name, _ in shown["slices"]["rows"][1:]]
+    )
+    change = shown["slices"]["bars"]["learned b=0.6"]["changes"][0]
+    expected = points["learned b=0.6"].quality["score"] - points["unpruned"].quality["score"]
+    assert change[0] == pytest.approx(expected)
+    assert {name: len(curve) for name, curve in shown["convergence"]["curves"].items()} == {
+        "loss": 4, "violation": 4, "multiplier": 4,
+    }  # fmt: skip
+    assert {(picture["rows"], picture["columns"]) for picture in shown["pictures"]} == {(10, 10)}
 
 
 def test_every_method_is_an_offline_run_of_one_group(run):
@@ -239,6 +264,10 @@ def test_multirun_makes_one_folder_per_job(tmp_path):
         (each,) = read_offline(folder)
         assert all(entry.local_path.startswith(str(folder)) for a in each.artifacts for entry in a.manifest.contents)
     check_comparison(folders, tmp_path)
+    assert main(["compare", *map(str, folders), "-o", str(tmp_path / "both.html")]) == 0
+    labels = [group["label"] for group in drawn(tmp_path / "both.html")["groups"]]
+    assert {f"{folder}: single-cut grid" for folder in folders} <= set(labels)
+    assert "hypervolume" in (tmp_path / "both.html").read_text()
 
 
 def check_comparison(folders, place):

@@ -9,10 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from vispco.cli.presentation import comparison_data
 from vispco.cli.seeds import over_seeds, seed_groups
 from vispco.errors import DataError
 from vispco.frontier import Point, comparable, epsilon, hypervolume, igd_plus, pareto_front, read_points
-from vispco.report import plot_frontiers
+from vispco.report import TextTable, plot_frontiers, write_report
 from vispco.runs import RunFolder, record_comparison
 
 INDICATORS = ("best score", "hypervolume", "IGD+", "epsilon")
@@ -39,7 +40,7 @@ def compare(arguments: Sequence[str]) -> None:
     """Print indicators of every run and method against the front of them all; plot them if asked; tell W&B."""
     parser = argparse.ArgumentParser(prog="vispco compare", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of finished searches")
-    parser.add_argument("-o", "--output", type=Path, help="plot to write (.png or .svg)")
+    parser.add_argument("-o", "--output", type=Path, help="plot (.png, .pdf or .svg) or report (.html) to write")
     parser.add_argument("--cost", default="flops", help="cost to compare over: flops, kv, latency, ... (flops)")
     parser.add_argument(
         "--wandb", choices=("offline", "online", "none"), default="offline",
@@ -52,9 +53,13 @@ def compare(arguments: Sequence[str]) -> None:
     runs = {str(path): report_points(RunFolder(path)) for path in options.runs}
     comparable([point for points in runs.values() for point in points])
     values = indicators(runs, cost)
-    _print(runs, values)
+    table = _table(runs, values)
+    _print(runs, values, table)
     if options.output is not None:
-        overlay(runs, options.output, cost)
+        if options.output.suffix == ".html":
+            write_report(options.output, comparison_data(runs, cost, _text(table)))
+        else:
+            overlay(runs, options.output, cost)
         print(options.output)
     if options.wandb != "none":
         home = Path() if options.output is None else options.output.parent
@@ -112,11 +117,22 @@ def _short(runs: Sequence[str]) -> dict[str, str]:
     return {run: os.path.relpath(run, shared) for run in runs}
 
 
-def _print(runs: Mapping[str, Sequence[Point]], values: Mapping[str, Mapping[str, float]]) -> None:
+def _table(runs: Mapping[str, Sequence[Point]], values: Mapping[str, Mapping[str, float]]) -> Table:
+    """Indicators of every run and method."""
     table = Table("run and method", "points", *INDICATORS)
     for name, points in _series(runs):
         best, *others = values[name].values()
         table.add_row(name, str(len(points)), f"{best:.3f}", *(f"{number:.4f}" for number in others))
+    return table
+
+
+def _text(table: Table) -> TextTable:
+    """The same for a report."""
+    cells = zip(*(map(str, column.cells) for column in table.columns), strict=True)
+    return TextTable("Indicators", [str(column.header) for column in table.columns], list(cells))
+
+
+def _print(runs: Mapping[str, Sequence[Point]], values: Mapping[str, Mapping[str, float]], table: Table) -> None:
     console = Console(width=max(120, Console().width))
     console.print(table)
     groups = seed_groups(list(runs))

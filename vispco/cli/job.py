@@ -57,7 +57,10 @@ class Row:
 
 @dataclass
 class Outcome:
-    """Everything that a run hands over; points are of the report split unless ``found`` holds them."""
+    """Everything that a run hands over; points are of the report split unless ``found`` holds them.
+
+    ``qualities`` holds those of single samples, by the names of ``points``.
+    """
 
     card: ModelCard
     cost: str
@@ -66,6 +69,7 @@ class Outcome:
     points: list[Point]
     rows: list[Row]
     unpruned: Point
+    qualities: dict[str, Quality] = field(repr=False)
     loaded: Loaded = field(repr=False)
     model: Any = field(repr=False)
     processor: Any = field(repr=False)
@@ -152,7 +156,10 @@ class SearchJob:
         measured = self._verify(report, found, provenances[1], card.layers)
         rows = self._rows(found, measured)
         points = [point for point, _ in measured.values()]
-        return Outcome(card, cost.name, table, found, points, rows, measured["unpruned"][0], loaded, model, processor)
+        qualities = {name: quality for name, (_, quality) in measured.items()}
+        return Outcome(
+            card, cost.name, table, found, points, rows, measured["unpruned"][0], qualities, loaded, model, processor
+        )
 
     def _table(self, model: Any, processor: Any, samples: Sequence[Sample]) -> LatencyTable | None:
         """Measured times: those that were given, or new ones, which stay with the run, if a budget is on time."""
