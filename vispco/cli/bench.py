@@ -4,13 +4,14 @@ import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from vispco.cli.overrides import parse_overrides
+from vispco.cli.parsing import Parser
 from vispco.config import PruningConfig
 from vispco.data import Sample, load_samples
 from vispco.engine import load_checkpoint
@@ -21,13 +22,6 @@ from vispco.profiling import WARM_UP, Bench, Compared, bench
 from vispco.report.files import check_writable, write_whole
 
 MIB = 2**20
-
-
-class _Parser(argparse.ArgumentParser):
-    """Refuses like the rest of the program: one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see vispco bench --help")
 
 
 def run_bench(arguments: Sequence[str]) -> None:
@@ -64,7 +58,7 @@ def run_bench(arguments: Sequence[str]) -> None:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="vispco bench", description=__doc__)
+    parser = Parser(prog="vispco bench", description=__doc__)
     parser.add_argument("config", type=Path, help="JSON file of `vispco export`")
     parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
     parser.add_argument("--batch", type=_number, default=1, help="samples that run at once (1)")

@@ -11,11 +11,12 @@ import numpy as np
 from rich.console import Console
 
 from vispco.cli.finding import Finder, Found, progress_bar
+from vispco.cli.official import official_of
 from vispco.cli.profile import TABLE, known_table, new_table
 from vispco.cli.sampling import knobs_of, storage_of
 from vispco.config import ModelCard
 from vispco.cost import LatencyTable
-from vispco.data import Sample, load_samples
+from vispco.data import Sample, Task, load_samples
 from vispco.engine import load_checkpoint, model_card
 from vispco.errors import BudgetError, ModelError
 from vispco.evaluation import (
@@ -25,6 +26,7 @@ from vispco.evaluation import (
     Quality,
     TeacherCache,
     basis_of,
+    check_answer_tokens,
     make_point,
     measure,
     measure_downsampled,
@@ -104,11 +106,17 @@ class SearchJob:
                 knobs_of(settings, method)
                 storage_of(method, self.folder)
         check_kernel(settings.kernel.name, settings.kernel.steps)
+        task, official = Task(data.prompt), official_of(data)
         model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
-        provenance = Provenance.of(model, processor, settings.seed)
         card = model_card(model, settings.model.path)
         searching = load_samples(data.path, data.search_split, data.search_samples, seed=data.seed)
         reporting = load_samples(data.path, data.report_split, data.report_samples, seed=data.seed)
+        if official is None:
+            check_answer_tokens(processor, [*searching, *reporting])
+        provenances = [
+            Provenance.of(model, processor, settings.seed, samples, f"{data.scorer} {data.scorer_params}", task)
+            for samples in (searching, reporting)
+        ]
         table = self._table(model, processor, [*searching, *reporting])
         cache = TeacherCache(limit=int(data.cache_gib * 2**30)) if data.cache_gib else None
         evaluator_on = partial(
@@ -121,7 +129,7 @@ class SearchJob:
         cost = cost.within({evaluator.cost(name): limit for name, limit in settings.budget.limits.items()})
         for budget in settings.budget.values:
             cost.check_budget(budget, cheapest_schedule(card.layers))
-        finder = Finder(settings, self.tracker, self._bar, cost, provenance, self.folder)
+        finder = Finder(settings, self.tracker, self._bar, cost, provenances[0], self.folder)
         found = [finder.find(method, evaluator) for method in methods]
         if not found[0].best:
             front = {candidate.name for candidate in found[0].front}
@@ -134,8 +142,8 @@ class SearchJob:
                 "budget or extend the ladder"
             )
         with self._bar("unpruned answers of the report split"):
-            report = evaluator_on(reporting)
-        measured = self._verify(report, found, provenance, card.layers)
+            report = evaluator_on(reporting, official=official)
+        measured = self._verify(report, found, provenances[1], card.layers)
         rows = self._rows(found, measured)
         points = [point for point, _ in measured.values()]
         return Outcome(

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -129,3 +129,13 @@ class Sample:
             return Image.open(io.BytesIO(self.picture.encoded)).convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
             raise DataError(f"sample {self.index}: image cannot be decoded ({error}); store it again") from None
+
+
+def data_fingerprint(samples: Sequence[Sample], scorer: str = "") -> str:
+    """Digest of what samples show, ask and accept, and of what judges the answers; 16 hexadecimal digits."""
+    digest = hashlib.sha256(scorer.encode())
+    for sample in samples:
+        parts = (sample.index, sample.question, sample.answer, repr(sample.references), repr(sample.options))
+        for part in (sample.picture.encoded, *(part.encode() for part in parts)):
+            digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()[:16]
