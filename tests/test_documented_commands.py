@@ -1,16 +1,14 @@
 """Every command in the documents works: it is run in small, or stands in a table that says why not and what is done.
 
-Commands of a page are run from top to bottom, as a reader would, in a folder that holds what README.md makes: a finished
-``runs/demo``, ``best.json`` and ``latency.json``. Figures and reports are left out; other tests look at them.
+Commands of a page are run from top to bottom, as a reader would, in a folder that holds what pages take for granted: a
+finished ``runs/demo``, ``best.json`` and ``latency.json``. Figures and reports are left out; other tests look at them.
 """
 
 import argparse
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -49,9 +47,9 @@ METHODS = {
     "learned": LEARNED,
     "grid": ["search.ladder=[1.0,0.2,0.03]"],
     "step": ["search.ladder=[0.5,0.03]"],
-    **dict.fromkeys(("random", "tpe", "nsga2"), ["search.trials=6", "search.samples=8"]),
     "sensitivity": ["search.samples=8", "search.ladder=[0.5,0.03]"],
-    **dict.fromkeys(("fitprune", "autoprune", "vtw"), ["search.samples=8"]),
+    **{name: ["search.samples=8", "search.trials=6"] for name in ("random", "tpe", "nsga2")},
+    **{name: ["search.samples=8"] for name in ("fitprune", "autoprune", "vtw")},
 }
 """What makes a search small, by its method."""
 
@@ -116,8 +114,9 @@ def placed(word, folder):
 def run_vispco(command, folder, done, capsys):
     words = tuple(placed(word, folder) for word in command.words)
     assert words[1] in VERBS, f"{command}: there is no such verb"
-    if words in done or len(words) == 2 and words[1] in ("eval", "bench", "compare", "export"):
-        return  # the name of a verb within a sentence
+    named = len(words) == 2 and words[1] in ("eval", "bench", "compare", "export")  # within a sentence
+    if named or words in done:
+        return
     capsys.readouterr()
     code = main(in_small(words, len(done)))
     assert code == 0, f"{command}: exit code {code}: {capsys.readouterr().err.strip()}"
@@ -218,15 +217,32 @@ def test_the_table_of_exemptions_is_true():
         assert (ROOT / "tests" / exempt.covered).exists(), exempt.covered
 
 
+PAGE = """Say `vispco export RUN
+--budget 0.5 -o a.json`, not `vispco`.
+```bash
+$ vispco search seed=1 \\
+    'budget.limits={kv: 0.5}'  # why
+OMP_NUM_THREADS=1 python -m a.b --c 'd e'
+for i in 1 2; do
+  vispco search hydra.run.dir=runs/$i &
+done
+# vispco nothing
+make demo && wandb sync x > log
+```
+```python
+vispco = 1
+```
+  - item
+
+    ```
+    torchrun -m vispco search
+    ```
+"""
+
+
 def test_all_ways_to_write_a_command_are_found(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(
-        "Say `vispco export RUN\n--budget 0.5 -o a.json`, not `vispco`.\n"
-        "```bash\n$ vispco search seed=1 \\\n    'budget.limits={kv: 0.5}'  # why\nOMP_NUM_THREADS=1 python -m a.b --c 'd e'\n"
-        "for i in 1 2; do\n  vispco search hydra.run.dir=runs/$i &\ndone\n# vispco nothing\nmake demo && wandb sync x > log\n```\n"
-        "```python\nvispco = 1\n```\n"
-        "  - item\n\n    ```\n    torchrun -m vispco search\n    ```\n"
-    )
+    page.write_text(PAGE)
     assert [(command.line, command.words) for command in commands(page)] == [
         (1, ("vispco", "export", "RUN", "--budget", "0.5", "-o", "a.json")),
         (4, ("vispco", "search", "seed=1", "budget.limits={kv: 0.5}")),

@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from pathlib import Path
 
 import nbformat
@@ -18,8 +17,8 @@ SAID = {
     "quickstart": ["learned b=0.5", "visual tokens per layer: [100,", "control: random", "image/png"],
     "compare_selectors": ["fastv      hypervolume 0.", "within 0.4: divprune", "minus random", "image/png"],
     "add_a_selector_and_a_kernel": [
-        "qwen3_vl: decode_flops holds", "ratios never rise", "runs/own", "control: random", "selector 'largest' is unknown",
-        "image/png",
+        "qwen3_vl: decode_flops holds", "ratios never rise", "runs/own", "control: random",
+        "selector 'largest' is unknown", "image/png",
     ],
 }  # fmt: skip
 """What the outputs of each have to show."""
@@ -53,7 +52,6 @@ def test_the_notebook_runs(path, kernel):
     said += "".join(output.text for output in outputs if output.output_type == "stream")
     for words in SAID[path.stem]:
         assert words in said, words
-    assert client.km is None or client.km.kernel_spec.argv[0] in ("python", sys.executable)
 
 
 @every_notebook
