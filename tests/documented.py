@@ -45,7 +45,8 @@ def commands(page: Path) -> list[Command]:
     prose = BLOCK.sub(lambda block: "\n" * block[0].count("\n"), text)
     for code in INLINE.finditer(prose):
         line = prose.count("\n", 0, code.start()) + 1
-        found += [Command(page, line, words) for words in _split(" ".join(code[1].split())) if len(words) > 1]
+        calls = _split(" ".join(code[1].split()))
+        found += [Command(page, line, words) for words in calls if len(words) > 1 and "..." not in words]
     return sorted(found, key=lambda command: command.line)
 
 

@@ -54,7 +54,8 @@ def test_everything_that_a_page_names_is_there(site, pages):
                 assert (page.parent / path).exists(), f"{page.relative_to(site)} names {target}"
 
 
-def test_links_lead_from_the_pages_to_the_studies(site, pages):
+def test_links_and_pictures_lead_from_the_pages_to_the_studies(site, pages):
+    assert 'src="experiments/search_cost/results.png"' in pages[site / "index.html"]
     assert 'href="experiments/selectors/index.html"' in pages[site / "selectors.html"]
     assert 'href="../experiments/latency/index.html"' in pages[site / "howto" / "several_limits.html"]
     assert 'href="selectors/index.html"' in pages[site / "experiments" / "index.html"]

@@ -53,6 +53,9 @@ METHODS = {
 }
 """What makes a search small, by its method."""
 
+PLACES = {"/my/": "my/", "/shared/": "my/shared/", "RUN$": "runs/demo", "FILE$": "best.json"}
+"""Beginnings of words, or whole ones, that stand for a place of the reader's, and what they are in the tests."""
+
 SETTING = re.compile(r"[+~]{0,2}([\w./@]+)=")
 
 
@@ -104,11 +107,10 @@ def times(*arguments, **options):
 
 
 def placed(word, folder):
-    """A word with what it stands for in this folder."""
-    places = {"/my/": f"{folder}/my/", "/shared/": f"{folder}/my/shared/"}
-    for place, here in places.items():
-        word = re.sub(rf"(?<![\w.]){place}", here, word)
-    return {"RUN": "runs/demo", "FILE": "best.json"}.get(word, word)
+    """A word with what its placeholder stands for in this folder."""
+    for place, here in PLACES.items():
+        word = re.sub(rf"(?<![\w./]){place}", f"{folder}/{here}", word)
+    return word
 
 
 def run_vispco(command, folder, done, capsys):
@@ -218,7 +220,7 @@ def test_the_table_of_exemptions_is_true():
 
 
 PAGE = """Say `vispco export RUN
---budget 0.5 -o a.json`, not `vispco`.
+--budget 0.5 -o a.json`, not `vispco` or `vispco export RUN ...`.
 ```bash
 $ vispco search seed=1 \\
     'budget.limits={kv: 0.5}'  # why

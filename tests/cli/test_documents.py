@@ -38,11 +38,12 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_code_of_a_page_runs(page, folder, capsys):
-    """Blocks of a page are one program, with a picture of shapes world as ``image``."""
+    """Blocks marked ``python`` are one program, with a picture of shapes world as ``image``; ``py`` marks fragments."""
     scope = {"image": load_samples("shapes", "test", 1)[0].image}
     for block in CODE.findall(page.read_text()):
         exec(compile(block, str(page), "exec"), scope)
     said = capsys.readouterr().out
+    assert said
     if "pruned" in scope:
         assert "what color is the circle ?" in said
         assert scope["pruned"].kept_counts.shape == (8, 1)
