@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from vispco import parallel
 from vispco.cli.finding import Finder, Found, progress_bar
 from vispco.cli.loading import Loaded, load_both, source_of
 from vispco.cli.official import check_scorable, official_of
@@ -20,7 +21,7 @@ from vispco.config import ModelCard
 from vispco.cost import LatencyTable
 from vispco.data import Sample, Task
 from vispco.engine import model_card
-from vispco.errors import BudgetError, ModelError
+from vispco.errors import BudgetError, ModelError, ParallelError
 from vispco.evaluation import (
     Candidate,
     Evaluator,
@@ -94,7 +95,7 @@ class SearchJob:
 
     def __init__(self, settings: RunSettings, tracker: Tracker, folder: Path):
         self.settings, self.tracker, self.folder = settings, tracker, folder
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=not parallel.is_main())
         self._bar = partial(progress_bar, console=self.console, shown=settings.progress)
 
     def run(self) -> Outcome:
@@ -113,6 +114,11 @@ class SearchJob:
         methods = (settings.search, *settings.baseline.methods)
         for method in methods:
             if isinstance(method, SampledMethod):
+                if parallel.size() > 1:
+                    raise ParallelError(
+                        f"trials of search={method.name} are not shared out by torchrun; start {parallel.size()} "
+                        "single processes with the same search.storage=PATH instead"
+                    )
                 knobs_of(settings, method)
                 storage_of(method, self.folder)
         check_kernel(settings.kernel.name, settings.kernel.steps)
@@ -168,6 +174,11 @@ class SearchJob:
             return known_table(model, processor, samples, settings)
         if not settings.timed:
             return None
+        if parallel.size() > 1:
+            raise ParallelError(
+                "times are not measured while several processes run; measure them first, with `vispco profile -o "
+                "latency.json`, and give cost.table=latency.json"
+            )
         with self._bar("times of layers and selectors"):
             table = new_table(model, processor, samples, settings)
         table.save(self.folder / TABLE)
