@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from vispco.cli.sampling import candidate, identity, knobs_of, storage_of
 from vispco.cost import Cost
-from vispco.evaluation import Candidate, Evaluator, Ledger, Provenance, measure
+from vispco.evaluation import ANSWER_TOKENS, Candidate, Evaluator, Ledger, Provenance, measure
 from vispco.frontier import Point, best_at_cost, pareto_front
 from vispco.kernels import make_kernel
 from vispco.runs import RunSettings, Tracker
@@ -273,5 +273,7 @@ class Finder:
         self, evaluator: Evaluator, candidates: Sequence[Candidate], advance: Callable[[float], None] | None = None
     ) -> list[Point]:
         """Points of the search split."""
-        found = measure(evaluator, candidates, self.provenance, split=self.split, advance=advance)
+        # While searching nothing is generated: what is read off teacher forcing is only the score if the task says so.
+        metric = "score" if self.settings.data.scorer == ANSWER_TOKENS else ANSWER_TOKENS
+        found = measure(evaluator, candidates, self.provenance, split=self.split, metric=metric, advance=advance)
         return [point for point, _ in found]

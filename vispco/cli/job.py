@@ -11,12 +11,14 @@ import numpy as np
 from rich.console import Console
 
 from vispco.cli.finding import Finder, Found, progress_bar
+from vispco.cli.loading import Loaded, load_both, source_of
+from vispco.cli.official import official_of
 from vispco.cli.opening import open_model
 from vispco.cli.profile import TABLE, known_table, new_table
 from vispco.cli.sampling import knobs_of, storage_of
 from vispco.config import ModelCard
 from vispco.cost import LatencyTable
-from vispco.data import Sample, load_samples
+from vispco.data import Sample, Task
 from vispco.engine import model_card
 from vispco.errors import BudgetError, ModelError
 from vispco.evaluation import (
@@ -26,6 +28,7 @@ from vispco.evaluation import (
     Quality,
     TeacherCache,
     basis_of,
+    check_answer_tokens,
     make_point,
     measure,
     measure_downsampled,
@@ -64,9 +67,14 @@ class Outcome:
     points: list[Point]
     rows: list[Row]
     unpruned: Point
-    samples: Sequence[Sample] = field(repr=False)
+    loaded: Loaded = field(repr=False)
     model: Any = field(repr=False)
     processor: Any = field(repr=False)
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """Of the report split."""
+        return self.loaded.reporting.samples
 
 
 class SearchJob:
@@ -105,11 +113,18 @@ class SearchJob:
                 knobs_of(settings, method)
                 storage_of(method, self.folder)
         check_kernel(settings.kernel.name, settings.kernel.steps)
+        source_of(data)
+        task, official = Task(data.prompt), official_of(data)
         model, processor = open_model(settings.model)
-        provenance = Provenance.of(model, processor, settings.seed)
         card = model_card(model, model.config._name_or_path)
-        searching = load_samples(data.path, data.search_split, data.search_samples, seed=data.seed)
-        reporting = load_samples(data.path, data.report_split, data.report_samples, seed=data.seed)
+        loaded = load_both(data, model, processor)
+        searching, reporting = loaded.searching.samples, loaded.reporting.samples
+        if official is None:
+            check_answer_tokens(processor, [*searching, *reporting])
+        provenances = [
+            Provenance.of(model, processor, settings.seed, samples, f"{data.scorer} {data.scorer_params}", task)
+            for samples in (searching, reporting)
+        ]
         table = self._table(model, processor, [*searching, *reporting])
         cache = TeacherCache(limit=int(data.cache_gib * 2**30)) if data.cache_gib else None
         evaluator_on = partial(
@@ -122,7 +137,7 @@ class SearchJob:
         cost = cost.within({evaluator.cost(name): limit for name, limit in settings.budget.limits.items()})
         for budget in settings.budget.values:
             cost.check_budget(budget, cheapest_schedule(card.layers))
-        finder = Finder(settings, self.tracker, self._bar, cost, provenance, self.folder)
+        finder = Finder(settings, self.tracker, self._bar, cost, provenances[0], self.folder)
         found = [finder.find(method, evaluator) for method in methods]
         if not found[0].best:
             front = {candidate.name for candidate in found[0].front}
@@ -135,13 +150,11 @@ class SearchJob:
                 "budget or extend the ladder"
             )
         with self._bar("unpruned answers of the report split"):
-            report = evaluator_on(reporting)
-        measured = self._verify(report, found, provenance, card.layers)
+            report = evaluator_on(reporting, official=official)
+        measured = self._verify(report, found, provenances[1], card.layers)
         rows = self._rows(found, measured)
         points = [point for point, _ in measured.values()]
-        return Outcome(
-            card, cost.name, table, found, points, rows, measured["unpruned"][0], reporting, model, processor
-        )
+        return Outcome(card, cost.name, table, found, points, rows, measured["unpruned"][0], loaded, model, processor)
 
     def _table(self, model: Any, processor: Any, samples: Sequence[Sample]) -> LatencyTable | None:
         """Measured times: those that were given, or new ones, which stay with the run, if a budget is on time."""

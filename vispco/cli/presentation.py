@@ -9,7 +9,7 @@ import torch
 from vispco.cli.job import Outcome
 from vispco.cli.result import summary
 from vispco.config import PruningConfig
-from vispco.data import Sample
+from vispco.data import Drawn, Sample
 from vispco.engine import prune
 from vispco.engine.placing import device_of
 from vispco.evaluation import prompt_text
@@ -28,8 +28,9 @@ def report_data(settings: RunSettings, outcome: Outcome, run: str, versions: Map
         "model fingerprint": outcome.card.fingerprint,
         "selector": " + ".join(settings.selectors),
         "search": f"{outcome.found[0].method}, seed {settings.seed}",
-        "searched on": f"{settings.data.search_samples} samples, {settings.data.search_split} split",
-        "reported on": f"{len(outcome.samples)} samples, {settings.data.report_split} split",
+        "data": settings.data.path,
+        "searched on": f"{_counts(outcome.loaded.searching)}, {settings.data.search_split} split",
+        "reported on": f"{_counts(outcome.loaded.reporting)}, {settings.data.report_split} split",
         "backend": f"{settings.model.attention}, {settings.model.dtype}",
         **versions,
     }
@@ -42,6 +43,15 @@ def report_data(settings: RunSettings, outcome: Outcome, run: str, versions: Map
         indicators=_indicators(outcome),
         overlays=_gallery(settings, outcome),
     )
+
+
+def _counts(drawn: Drawn) -> str:
+    counts = drawn.record()
+    shown = [f"{counts.pop('samples')} samples"]
+    if counts["distinct"] < len(drawn.samples):
+        shown.append(f"of {counts['distinct']} rows")
+    shown += [f"{counts[name]} rows {name}" for name in ("broken", "pictureless") if counts[name]]
+    return ", ".join(shown)
 
 
 def _indicators(outcome: Outcome) -> list[IndicatorRow]:

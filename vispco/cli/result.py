@@ -88,6 +88,7 @@ def frontier_record(settings: RunSettings, outcome: Outcome, run: str, versions:
         "report_split": settings.data.report_split,
         "cost": outcome.cost,
         "limits": dict(settings.budget.limits),
+        "data": outcome.loaded.record(),
         "configs": [config.model_dump(mode="json") for config in configs(settings, outcome, run, versions)],
         "front": [point.model_dump(mode="json") for point in front],
         "indicators": summary(outcome),

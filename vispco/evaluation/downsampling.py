@@ -198,12 +198,14 @@ def downsample(evaluator: Evaluator, factor: float, *, advance: Callable[[int], 
             fewer += _sizes(small.prompt_tokens - captured.visual_tokens.cpu(), captured.visual_tokens)
             if advance:
                 advance(len(samples))
+        judge = evaluator.official
+        official = judge.scores(evaluator.model, smaller, evaluator.samples) if judge else None
 
     spent, whole = (make_costs(evaluator.workload(tokens)) for tokens in (fewer, full))
     costs = {name: spent[name].unpruned / whole[name].unpruned for name in whole}
     evaluator.ledger.add_forwards(done * costs["flops"])
     share = sum(visual for _, visual in fewer) / sum(visual for _, visual in full)
-    quality = Quality(torch.cat(kl).cpu().numpy(), torch.cat(score).cpu().numpy())
+    quality = Quality(torch.cat(kl).cpu().numpy(), torch.cat(score).cpu().numpy() if official is None else official)
     return Downsampled(quality, costs, basis_of(whole), share)
 
 

@@ -21,6 +21,7 @@ from vispco.engine.prefill import Prefill
 from vispco.errors import ConfigError
 from vispco.evaluation.cache import TeacherCache, batch_origin, model_origin
 from vispco.evaluation.ledger import Ledger
+from vispco.evaluation.official import Official
 from vispco.evaluation.prompts import END, NOTHING, prepare, sizes_of
 from vispco.schedule import check_keep, keep_counts
 from vispco.selectors import make_selector
@@ -37,7 +38,7 @@ class Quality:
     kl : ndarray, shape (samples,)
         KL(unpruned || pruned) in nats, mean over the answer's tokens.
     score : ndarray, shape (samples,)
-        1 where the greedy answer is the reference, to its end; else 0.
+        In 0..1, official; or 1 where the greedy answer is the reference, to its end, and else 0.
     """
 
     kl: NDArray[np.float64]
@@ -105,6 +106,8 @@ class Evaluator:
         Answers that costs of decoding are counted for, beyond their first token.
     table : LatencyTable or None
         For costs in time.
+    official : Official or None
+        Scores generated answers. If None, scores are read off teacher forcing, for nothing: exact match of tokens.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class Evaluator:
         cache: TeacherCache | None = None,
         new_tokens: int = 32,
         table: LatencyTable | None = None,
+        official: Official | None = None,
     ):
         self.samples, self.processor = samples, processor
         self.ledger = ledger if ledger is not None else Ledger()
@@ -128,7 +132,7 @@ class Evaluator:
         self.selector = make_selector(selector, selector_params)
         self.replay = Replay(model, self.selector)
         self.model = model
-        self.new_tokens, self.table = new_tokens, table
+        self.new_tokens, self.table, self.official = new_tokens, table, official
         stops = model.generation_config.eos_token_id
         self._stops = torch.tensor([stops] if isinstance(stops, int) else list(stops or []), dtype=torch.int64)
         origin = {} if cache is None else model_origin(model)
@@ -235,7 +239,20 @@ class Evaluator:
                     score[index].append(self.right(part, logits).double())
                 if advance:
                     advance(len(part.rows))
-        return [Quality(torch.cat(k).cpu().numpy(), torch.cat(s).cpu().numpy()) for k, s in zip(kl, score, strict=True)]
+        per_sample = [(torch.cat(k).cpu().numpy(), torch.cat(s).cpu().numpy()) for k, s in zip(kl, score, strict=True)]
+        found = [Quality(*both) for both in per_sample]
+        if self.official is None:
+            return found
+        return [replace(q, score=self._judge(table, len(q.kl))) for q, table in zip(found, tables, strict=True)]
+
+    def _judge(self, table: Tensor, samples: int) -> NDArray[np.float64]:
+        """Official scores of the first samples under a schedule; shape (samples,)."""
+        assert self.official is not None
+        schedule = table if table.dim() == 1 else table[:samples]
+        return self.official.scores_under(
+            self.model, self.processor, self.samples[:samples], schedule.numpy(), self.selector_name,
+            self.selector_params,
+        )  # fmt: skip
 
     def _table(self, schedule: Sequence[float] | ArrayLike) -> Tensor:
         """A schedule, shape (layers,), or one per sample, shape (samples, layers); float64."""

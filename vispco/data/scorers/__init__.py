@@ -4,11 +4,25 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vispco.data.scorers.base import PerSample, Scorer
+from vispco.data.scorers.chartqa import RelaxedAccuracy
 from vispco.data.scorers.exact_match import ExactMatch
+from vispco.data.scorers.grounding import Grounding
+from vispco.data.scorers.mme import Mme
+from vispco.data.scorers.ocrbench import Containment
+from vispco.data.scorers.options import Options
+from vispco.data.scorers.pope import Pope
+from vispco.data.scorers.vqa import SoftAccuracy
 from vispco.errors import ConfigError
 
 REGISTRY: dict[str, Callable[..., Scorer]] = {
     "exact_match": ExactMatch,
+    "options": Options,
+    "vqa": SoftAccuracy,
+    "chartqa": RelaxedAccuracy,
+    "ocrbench": Containment,
+    "mme": Mme,
+    "pope": Pope,
+    "grounding": Grounding,
 }
 
 
