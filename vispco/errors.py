@@ -27,3 +27,11 @@ class DataError(InputError):
 
 class RunError(InputError):
     """A run folder cannot be read or written."""
+
+
+class ParallelError(InputError):
+    """Processes that are to work on one search do not fit together, or what is asked for cannot be shared out."""
+
+
+class LostError(VispcoError):
+    """A process or job that was waited for has ended without a result; nothing need be wrong with what was asked."""

@@ -7,6 +7,7 @@ import pytest
 
 from vispco import PruningConfig, prune
 from vispco.data import load_samples, make_scorer
+from vispco.data.scorers import PerSample
 from vispco.engine import load_checkpoint, model_card
 from vispco.errors import DataError
 from vispco.evaluation import (
@@ -25,14 +26,11 @@ CUT = (1.0, 1.0, 0.3, 0.3, 0.3, 0.1, 0.1, 0.1)
 WHOLE = (1.0,) * 8
 
 
-class Length:
+class Length(PerSample):
     """Worth of an answer that no teacher forcing could tell: its letters, as a fraction of ten."""
 
     def score(self, prediction, sample):
         return min(1.0, len(prediction) / 10)
-
-    def totals(self, predictions, samples):
-        return {}
 
 
 @pytest.fixture(scope="module")

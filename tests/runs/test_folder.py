@@ -66,6 +66,46 @@ def test_a_folder_is_made_once(tmp_path):
     assert (tmp_path / "a" / "b" / "config.yaml").read_text() == "seed: 1\n"
 
 
+CONFIG = "seed: 0\nprogress: true\nbudget:\n  values: [0.5, 0.9]\n  limits: {}\nsearch: {name: grid}\n"
+
+
+def files(folder):
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_text()) for path in folder.iterdir()}
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path):
+    folder = RunFolder.create(tmp_path, CONFIG)
+    assert not folder.finished
+    folder.points.write_text("points\n")
+    folder.write_json("frontier.json", {})
+    before = files(tmp_path)
+    assert RunFolder.create(tmp_path, CONFIG.replace("progress: true", "progress: false")).finished
+    assert files(tmp_path) == before
+    for change, words in {
+        ("[0.5, 0.9]", "[0.9]"): r"budget.values = \[0.5, 0.9\] and not \[0.9\]",
+        ("limits: {}", "limits: {kv: 0.3}"): "budget.limits",
+        ("{name: grid}", "{name: step, ladder: [0.5]}"): "search.name = 'grid' and not 'step'",
+        ("seed: 0", "seed: 0\nextra: 1"): "extra = None and not 1",
+        ("seed: 0\n", ""): "seed = 0 and not None",
+    }.items():
+        with pytest.raises(RunError, match=f"holds a run already, with {words}"):
+            RunFolder.create(tmp_path, CONFIG.replace(*change))
+    (tmp_path / "config.yaml").write_text("seed: [")
+    with pytest.raises(RunError, match="config.yaml cannot be read"):
+        RunFolder.create(tmp_path, CONFIG)
+
+
+def test_points_of_a_run_that_was_cut_short_are_measured_again(tmp_path):
+    """They may end in half a line, and a second attempt would add the same ones."""
+    folder = RunFolder.create(tmp_path, CONFIG)
+    folder.points.write_text('{"name": "a"}\n{"na')
+    with pytest.raises(RunError, match="seed"):
+        RunFolder.create(tmp_path, CONFIG.replace("seed: 0", "seed: 1"))
+    assert folder.points.exists()
+    assert not RunFolder.create(tmp_path, CONFIG).points.exists()
+    assert (tmp_path / "config.yaml").read_text() == CONFIG
+
+
 def test_writing_is_whole_or_not_at_all(tmp_path):
     folder = RunFolder.create(tmp_path, "")
     folder.write_json("frontier.json", {"b": 1, "a": 2})

@@ -7,6 +7,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils import logging
 
+from vispco import parallel
 from vispco.cli.bench import run_bench
 from vispco.cli.compare import compare
 from vispco.cli.eval import evaluate
@@ -15,7 +16,7 @@ from vispco.cli.models import models
 from vispco.cli.profile import profile
 from vispco.cli.search import search
 from vispco.cli.selectors import selectors
-from vispco.errors import InputError
+from vispco.errors import InputError, LostError, ParallelError
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "search": search,
@@ -54,14 +55,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        VERBS[words[0]](words[1:])
+        with parallel.joined():
+            return _run(words[0], words[1:])
+    except ParallelError as error:
+        return _refuse(str(error))
+
+
+def _run(verb: str, arguments: Sequence[str]) -> int:
+    try:
+        if parallel.size() > 1 and verb != "search":
+            raise ParallelError(f"`vispco {verb}` works in one process; start it without torchrun")
+        VERBS[verb](arguments)
     except (InputError, HydraException, OmegaConfBaseException) as error:
         return _refuse(" ".join(str(error).split()))
+    except LostError as error:
+        return _refuse(str(error), code=1)
     except KeyboardInterrupt:
         return _refuse("interrupted; what was measured so far is in the run folder")
     return 0
 
 
-def _refuse(message: str) -> int:
-    print(f"vispco: {message}", file=sys.stderr)
-    return 2
+def _refuse(message: str, code: int = 2) -> int:
+    if parallel.has_to_say():
+        print(f"vispco: {message}", file=sys.stderr)
+    return code

@@ -60,6 +60,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     scorer = judge.scorer if judge else make_scorer("exact_match")
     model, processor = open_model(settings.model)
     samples = load_report(data)
+    for sample in samples:
+        scorer.check(sample)
     sizes = visual_sizes(model, processor, samples)
     assessed: dict[str, Assessed] = {}
     console = Console(width=max(120, Console().width))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -78,6 +78,8 @@ class Found:
         Model FLOPs spent, in forwards of the unpruned model over one sample.
     answers : Answers or None
         Schedules for any other budget.
+    steps : list of Progress
+        Loss, violation and multiplier of every gradient step.
     """
 
     method: str
@@ -87,6 +89,7 @@ class Found:
     points: list[Point]
     forwards: float
     answers: Answers | None = None
+    steps: list[Step] = field(default_factory=list)
 
 
 class Finder:
@@ -192,13 +195,15 @@ class Finder:
         settings = self.settings
         kernel = make_kernel(settings.kernel.name, evaluator.replay.layers, settings.kernel.steps)
         options = LearnedSettings(**method.model_dump(exclude={"name", "samples"}))
+        steps: list[Step] = []
         with self.bar("learning", options.steps) as (bar, task):
 
             def show(step: Step) -> None:
+                steps.append(step)
                 values = {"loss": step.loss, "violation": step.violation, "multiplier": step.multiplier}
                 text = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
                 bar.update(task, completed=step.step + 1, description=f"learning  {text}")
-                self.tracker.log(values)
+                self.tracker.log(step.step, values)
 
             search = LearnedSearch(
                 evaluator, self.cost, kernel, settings.budget.values, options, seed=settings.seed, report=show
@@ -217,7 +222,7 @@ class Finder:
         best = {budget: front[budget] for budget in settings.budget.values}
         search_kl = {result.budget: result.kl for result in learned}
         spent = evaluator.ledger.forwards
-        return Found("learned", best, search_kl, list(front.values()), [], spent, search.answers)
+        return Found("learned", best, search_kl, list(front.values()), [], spent, search.answers, steps)
 
     def _fit(self, method: FitPruneMethod, evaluator: Evaluator) -> Found:
         budgets = self.settings.budget.values

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from vispco import parallel
 from vispco.cli.finding import Finder, Found, progress_bar
 from vispco.cli.loading import Loaded, load_both, source_of
-from vispco.cli.official import official_of
+from vispco.cli.official import check_scorable, official_of
 from vispco.cli.opening import open_model
 from vispco.cli.profile import TABLE, known_table, new_table
 from vispco.cli.sampling import knobs_of, storage_of
@@ -20,7 +21,7 @@ from vispco.config import ModelCard
 from vispco.cost import LatencyTable
 from vispco.data import Sample, Task
 from vispco.engine import model_card
-from vispco.errors import BudgetError, ModelError
+from vispco.errors import BudgetError, ModelError, ParallelError
 from vispco.evaluation import (
     Candidate,
     Evaluator,
@@ -28,7 +29,6 @@ from vispco.evaluation import (
     Quality,
     TeacherCache,
     basis_of,
-    check_answer_tokens,
     make_point,
     measure,
     measure_downsampled,
@@ -58,7 +58,10 @@ class Row:
 
 @dataclass
 class Outcome:
-    """Everything that a run hands over; points are of the report split unless ``found`` holds them."""
+    """Everything that a run hands over; points are of the report split unless ``found`` holds them.
+
+    ``qualities`` holds those of single samples, by the names of ``points``.
+    """
 
     card: ModelCard
     cost: str
@@ -67,6 +70,7 @@ class Outcome:
     points: list[Point]
     rows: list[Row]
     unpruned: Point
+    qualities: dict[str, Quality] = field(repr=False)
     loaded: Loaded = field(repr=False)
     model: Any = field(repr=False)
     processor: Any = field(repr=False)
@@ -91,7 +95,7 @@ class SearchJob:
 
     def __init__(self, settings: RunSettings, tracker: Tracker, folder: Path):
         self.settings, self.tracker, self.folder = settings, tracker, folder
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=not parallel.is_main())
         self._bar = partial(progress_bar, console=self.console, shown=settings.progress)
 
     def run(self) -> Outcome:
@@ -110,6 +114,11 @@ class SearchJob:
         methods = (settings.search, *settings.baseline.methods)
         for method in methods:
             if isinstance(method, SampledMethod):
+                if parallel.size() > 1:
+                    raise ParallelError(
+                        f"trials of search={method.name} are not shared out by torchrun; start {parallel.size()} "
+                        "single processes with the same search.storage=PATH instead"
+                    )
                 knobs_of(settings, method)
                 storage_of(method, self.folder)
         check_kernel(settings.kernel.name, settings.kernel.steps)
@@ -119,8 +128,7 @@ class SearchJob:
         card = model_card(model, model.config._name_or_path)
         loaded = load_both(data, model, processor)
         searching, reporting = loaded.searching.samples, loaded.reporting.samples
-        if official is None:
-            check_answer_tokens(processor, [*searching, *reporting])
+        check_scorable(official, processor, [*searching, *reporting])
         provenances = [
             Provenance.of(model, processor, settings.seed, samples, f"{data.scorer} {data.scorer_params}", task)
             for samples in (searching, reporting)
@@ -154,7 +162,10 @@ class SearchJob:
         measured = self._verify(report, found, provenances[1], card.layers)
         rows = self._rows(found, measured)
         points = [point for point, _ in measured.values()]
-        return Outcome(card, cost.name, table, found, points, rows, measured["unpruned"][0], loaded, model, processor)
+        qualities = {name: quality for name, (_, quality) in measured.items()}
+        return Outcome(
+            card, cost.name, table, found, points, rows, measured["unpruned"][0], qualities, loaded, model, processor
+        )
 
     def _table(self, model: Any, processor: Any, samples: Sequence[Sample]) -> LatencyTable | None:
         """Measured times: those that were given, or new ones, which stay with the run, if a budget is on time."""
@@ -163,6 +174,11 @@ class SearchJob:
             return known_table(model, processor, samples, settings)
         if not settings.timed:
             return None
+        if parallel.size() > 1:
+            raise ParallelError(
+                "times are not measured while several processes run; measure them first, with `vispco profile -o "
+                "latency.json`, and give cost.table=latency.json"
+            )
         with self._bar("times of layers and selectors"):
             table = new_table(model, processor, samples, settings)
         table.save(self.folder / TABLE)

@@ -1,7 +1,10 @@
 """The scorer of the settings."""
 
-from vispco.data import make_scorer
-from vispco.evaluation import ANSWER_TOKENS, Official
+from collections.abc import Sequence
+from typing import Any
+
+from vispco.data import Sample, make_scorer
+from vispco.evaluation import ANSWER_TOKENS, Official, check_answer_tokens
 from vispco.runs.settings import DataSettings
 
 
@@ -16,3 +19,18 @@ def official_of(data: DataSettings) -> Official | None:
     if data.scorer == ANSWER_TOKENS:
         return None
     return Official(make_scorer(data.scorer, data.scorer_params), data.batch_size, data.max_new_tokens)
+
+
+def check_scorable(official: Official | None, processor: Any, samples: Sequence[Sample]) -> None:
+    """Refuse samples whose answers could not be scored, before any long work.
+
+    Raises
+    ------
+    DataError
+        Naming the first of them.
+    """
+    if official is None:
+        check_answer_tokens(processor, samples)
+        return
+    for sample in samples:
+        official.scorer.check(sample)

@@ -3,7 +3,8 @@
 A search needs of every schedule and sample one loss and its slopes in the ratios, L numbers. Nothing couples samples or
 schedules before the losses, so a part of them runs forward and backward, leaves its slopes, and is forgotten before the
 next one runs. The result is an ordinary differentiable tensor whose backward pass only multiplies by the slopes.
-Schedules share the layers before their first cuts, which run without gradient.
+Schedules share the layers before their first cuts, which run without gradient. Several processes share the parts out,
+and each has all results.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vispco import parallel
 from vispco.engine.relaxed import RelaxedPrefill
 from vispco.engine.replay import Captured, Replay, first_cut
 
@@ -24,7 +26,8 @@ PART = 1024
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Loss per sample, shape (part,), from the indices of samples (part,) and their logits (part, answers, vocabulary)."""
 Visit = Callable[[Tensor, Tensor, int], None]
-"""Told of a layer's run: indices of samples (part,), visual tokens that run in it (part,), and passes over it."""
+"""Told of a layer's run, in whichever process: indices of samples (part,), visual tokens that run in it (part,), and
+passes over it."""
 
 
 def relaxed_losses(
@@ -109,38 +112,58 @@ class _Run:
     def __call__(self, inputs: tuple[Tensor, ...], *, slopes: bool) -> list[Tensor]:
         """Losses (schedules, batch), and if wanted their slopes in every input, (schedules, batch, ...)."""
         ratios, captured = inputs[0], self.captured
+        parallel.check_together("schedules in training", *inputs)
         batch, length = captured.visual.shape
         every = torch.arange(batch, device=captured.visual.device)
+        parts = every.split(max(1, PART // length))
         firsts = [first_cut(each, captured) for each in ratios]
         results = [ratios.new_zeros(len(ratios), batch)]
         results += [torch.zeros_like(value) for value in inputs if slopes]
+        kept = captured.visual_tokens.new_zeros(self.replay.layers, len(ratios), batch)
         done, prefill, hidden = 0, self.replay.start(captured), captured.hidden
-        for schedule in sorted(range(len(ratios)), key=firsts.__getitem__):
+        order = sorted(range(len(ratios)), key=firsts.__getitem__)
+        own = parallel.share(len(order) * len(parts))
+        for place, schedule in enumerate(order):
             first = firsts[schedule]
             prefill, hidden = self.replay.whole(captured, prefill, hidden, done, first)
-            for _ in range(done, first):
-                self.visit(every, captured.visual_tokens, 1)
             done = first
-            for samples in every.split(max(1, PART // length)):
-                own = [value[schedule, samples.to(value.device)].detach().clone() for value in inputs]
+            for unit, samples in enumerate(parts, start=place * len(parts)):
+                if unit not in own:
+                    continue
+                values = [value[schedule, samples.to(value.device)].detach().clone() for value in inputs]
                 state = RelaxedPrefill(prefill.select(samples), temperature=self.temperature, hard=self.hard)
-                found = self._part(samples, state, hidden[samples.to(hidden.device)], first, own, slopes=slopes)
+                found, ran = self._part(samples, state, hidden[samples.to(hidden.device)], first, values, slopes=slopes)
                 for result, part in zip(results, found, strict=True):
                     result[schedule, samples.to(result.device)] = part.to(result)
-        return results
+                kept[first:, schedule, samples] = torch.stack(ran)
+        self._tell(order, firsts, parts, parallel.combine(kept), slopes=slopes)
+        return [parallel.combine(result) for result in results]
+
+    def _tell(
+        self, order: list[int], firsts: list[int], parts: tuple[Tensor, ...], kept: Tensor, *, slopes: bool
+    ) -> None:
+        """Tell of all runs in the order of one process; ``kept`` has shape (layers, schedules, batch)."""
+        done, passes = 0, (3 if self.recompute else 2) if slopes else 1
+        for schedule in order:
+            for _ in range(done, firsts[schedule]):
+                self.visit(torch.cat(parts), self.captured.visual_tokens, 1)
+            done = firsts[schedule]
+            for samples in parts:
+                for layer in range(done, len(kept)):
+                    self.visit(samples, kept[layer, schedule, samples], passes)
 
     def _part(
         self, samples: Tensor, prefill: RelaxedPrefill, hidden: Tensor, first: int, own: list[Tensor], *, slopes: bool
-    ) -> list[Tensor]:
-        """Losses of some samples, and their slopes in inputs of their own."""
-        passes = (3 if self.recompute else 2) if slopes else 1
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Losses of some samples and their slopes in inputs of their own; visual tokens that ran in every layer."""
+        ran: list[Tensor] = []
         with torch.set_grad_enabled(slopes), recomputed(self.replay.family.layers, self.recompute and slopes):
             knobs = dict(zip(self.names, own[1:], strict=True))
             for value in own:
                 value.requires_grad_(slopes)
             logits = self.replay.weighted(
                 self.captured.select(samples), prefill, hidden, first, own[0], self.rows[samples.to(self.rows.device)],
-                knobs, visit=lambda kept: self.visit(samples, kept, passes),
+                knobs, visit=ran.append,
             )  # fmt: skip
             losses = self.loss(samples, logits)
             gradients = torch.autograd.grad(losses.sum(), own, allow_unused=True) if slopes else ()
@@ -148,7 +171,7 @@ class _Run:
             torch.zeros_like(value) if gradient is None else gradient
             for value, gradient in zip(own, gradients, strict=False)
         ]
-        return [losses.detach(), *unused]
+        return [losses.detach(), *unused], ran
 
 
 @contextmanager

@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vispco import parallel
 from vispco.cost import make_costs
 from vispco.data import Sample
 from vispco.engine import Replay, observed_attention
 from vispco.engine.families import describe
 from vispco.engine.hooks import Hook
 from vispco.errors import ConfigError, DataError, ModelError
-from vispco.evaluation.evaluator import Evaluator, Quality
+from vispco.evaluation.evaluator import Evaluator, Quality, TeacherBatch
 from vispco.evaluation.measure import Candidate, Provenance, basis_of, make_point
 from vispco.evaluation.prompts import prepare
 from vispco.frontier import Point
@@ -174,39 +175,49 @@ def downsample(evaluator: Evaluator, factor: float, *, advance: Callable[[int], 
         Called with the number of samples done, for a progress bar.
     """
     replay = Replay(evaluator.model, make_selector("random"))  # it chooses nothing, and wants no signals
-    kl: list[Tensor] = []
-    score: list[Tensor] = []
+    found = torch.zeros(4, len(evaluator.samples), dtype=torch.float64)
     full: list[tuple[int, int]] = []
-    fewer: list[tuple[int, int]] = []
-    done = 0
+    own, done = parallel.share(len(evaluator.batches)), 0
     with (
         smaller_images(evaluator.model, evaluator.processor, factor) as smaller,
         observed_attention(replay.family),
         torch.no_grad(),
     ):
-        for batch in evaluator.batches:
+        for unit, batch in enumerate(evaluator.batches):
             samples: Sequence[Sample] = evaluator.samples[done : done + len(batch.rows)]
+            if unit in own:
+                found[:, done : done + len(samples)] = torch.stack(
+                    _answered(evaluator, replay, smaller, samples, batch)
+                )
             done += len(samples)
-            small = prepare(smaller, samples)
-            captured = replay.capture(small.inputs, small.query)
-            logits = replay.run(captured, (1.0,) * replay.layers, small.rows.to(captured.visual.device))
-            rows = small.rows.shape[1]  # of a batch cut short, the longest answer may have gone
-            known = replace(batch, targets=batch.targets[:, :rows], teacher=batch.teacher[:, :rows])
-            kl.append(known.divergence(logits).double())
-            score.append(evaluator.right(known, logits).double())
             full += _sizes(batch.text_tokens, batch.captured.visual_tokens)
-            fewer += _sizes(small.prompt_tokens - captured.visual_tokens.cpu(), captured.visual_tokens)
             if advance:
                 advance(len(samples))
         judge = evaluator.official
         official = judge.scores(evaluator.model, smaller, evaluator.samples) if judge else None
 
+    kl, score, text, visual = parallel.combine(found)
+    fewer = _sizes(text.long(), visual.long())
     spent, whole = (make_costs(evaluator.workload(tokens)) for tokens in (fewer, full))
     costs = {name: spent[name].unpruned / whole[name].unpruned for name in whole}
     evaluator.ledger.add_forwards(done * costs["flops"])
     share = sum(visual for _, visual in fewer) / sum(visual for _, visual in full)
-    quality = Quality(torch.cat(kl).cpu().numpy(), torch.cat(score).cpu().numpy() if official is None else official)
-    return Downsampled(quality, costs, basis_of(whole), share)
+    scores = score.numpy() if official is None else official
+    return Downsampled(Quality(kl.numpy(), scores), costs, basis_of(whole), share)
+
+
+def _answered(
+    evaluator: Evaluator, replay: Replay, smaller: Any, samples: Sequence[Sample], batch: TeacherBatch
+) -> list[Tensor]:
+    """KL, score, text and visual tokens of samples on smaller pictures, each of shape (samples,), float64."""
+    small = prepare(smaller, samples)
+    captured = replay.capture(small.inputs, small.query)
+    logits = replay.run(captured, (1.0,) * replay.layers, small.rows.to(captured.visual.device))
+    rows = small.rows.shape[1]  # of a batch cut short, the longest answer may have gone
+    known = replace(batch, targets=batch.targets[:, :rows], teacher=batch.teacher[:, :rows])
+    visual = captured.visual_tokens
+    values = known.divergence(logits), evaluator.right(known, logits), small.prompt_tokens - visual.cpu(), visual
+    return [value.double().cpu() for value in values]
 
 
 def _sizes(text: Tensor, visual: Tensor) -> list[tuple[int, int]]:

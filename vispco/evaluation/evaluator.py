@@ -1,7 +1,8 @@
 """Quality of many schedules on the same samples, with everything shared that can be.
 
 Inputs of the first decoder layer and the unpruned model's answers are computed once. Schedules that begin alike share
-the layers of their common beginning: they are walked as a tree, and the tree is charged to a ledger as it runs.
+the layers of their common beginning: they are walked as a tree, and the tree is charged to a ledger. Several processes
+share the batches out, and each has all results; every one captures all inputs.
 """
 
 import copy
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from vispco import parallel
 from vispco.cost import Cost, DecoderShape, LatencyTable, Workload, make_cost, make_costs
 from vispco.data import Sample
 from vispco.engine import TOWER, Captured, Replay, observed_attention
@@ -138,7 +140,14 @@ class Evaluator:
         origin = {} if cache is None else model_origin(model)
         with observed_attention(self.replay.family):
             starts = range(0, len(samples), batch_size)
-            self.batches = [self._teach(samples[start : start + batch_size], cache, origin) for start in starts]
+            own = parallel.share(len(starts))
+            batches = [
+                self._teach(samples[start : start + batch_size], cache, origin, mine=unit in own)
+                for unit, start in enumerate(starts)
+            ]
+        self.batches = [
+            replace(batch, teacher=parallel.hand_out(batch.teacher, unit)) for unit, batch in enumerate(batches)
+        ]
 
     def share(self, selector: str, selector_params: Mapping[str, Any] | None = None) -> "Evaluator":
         """The same samples and teacher under another selector."""
@@ -221,38 +230,45 @@ class Evaluator:
             If a schedule is not for as many layers or samples, or one of a sample's own is none.
         """
         tables = [self._table(schedule) for schedule in schedules]
-        kl: list[list[Tensor]] = [[] for _ in schedules]
-        score: list[list[Tensor]] = [[] for _ in schedules]
-        left = len(self.samples) if limit is None else min(limit, len(self.samples))
-        first = 0
+        number = len(self.samples) if limit is None else min(limit, len(self.samples))
+        parallel.check_together("schedules to evaluate", *tables)
+        found = torch.zeros(2, len(tables), number, dtype=torch.float64)
+        spent = torch.zeros(len(self.batches), dtype=torch.float64)
+        own, first = parallel.share(len(self.batches)), 0
         with observed_attention(self.replay.family), torch.no_grad():
-            for batch in self.batches:
-                if left <= 0:
+            for unit, batch in enumerate(self.batches):
+                last = min(first + len(batch.rows), number)
+                if first == last:
                     break
-                part = batch if len(batch.rows) <= left else batch.select(torch.arange(left))
-                left -= len(part.rows)
-                start = self.replay.start(part.captured)
-                counts = [_counts(table, first, start) for table in tables]
-                first += len(part.rows)
-                for index, logits in self._walk(part, start, counts):
-                    kl[index].append(part.divergence(logits).double())
-                    score[index].append(self.right(part, logits).double())
+                if unit in own:
+                    part = batch if len(batch.rows) == last - first else batch.select(torch.arange(last - first))
+                    start = self.replay.start(part.captured)
+                    walked, spent[unit] = self._walk(part, start, [_counts(table, first, start) for table in tables])
+                    for index, logits in walked:
+                        found[0, index, first:last] = part.divergence(logits)
+                        found[1, index, first:last] = self.right(part, logits)
                 if advance:
-                    advance(len(part.rows))
-        per_sample = [(torch.cat(k).cpu().numpy(), torch.cat(s).cpu().numpy()) for k, s in zip(kl, score, strict=True)]
-        found = [Quality(*both) for both in per_sample]
-        if self.official is None:
-            return found
-        return [replace(q, score=self._judge(table, len(q.kl))) for q, table in zip(found, tables, strict=True)]
+                    advance(last - first)
+                first = last
+        for forwards in parallel.combine(spent).tolist():
+            self.ledger.add_forwards(forwards)
+        kl, score = parallel.combine(found).numpy()
+        if self.official is not None:
+            score = self._judge(tables, number)
+        return [Quality(*both) for both in zip(kl, score, strict=True)]
 
-    def _judge(self, table: Tensor, samples: int) -> NDArray[np.float64]:
-        """Official scores of the first samples under a schedule; shape (samples,)."""
+    def _judge(self, tables: Sequence[Tensor], number: int) -> NDArray[np.float64]:
+        """Official scores of the first samples under every schedule; shape (schedules, number)."""
         assert self.official is not None
-        schedule = table if table.dim() == 1 else table[:samples]
-        return self.official.scores_under(
-            self.model, self.processor, self.samples[:samples], schedule.numpy(), self.selector_name,
-            self.selector_params,
-        )  # fmt: skip
+        scores, samples = torch.zeros(len(tables), number, dtype=torch.float64), self.samples[:number]
+        for unit in parallel.share(len(tables)):
+            schedule = tables[unit] if tables[unit].dim() == 1 else tables[unit][:number]
+            found = self.official.scores_under(
+                self.model, self.processor, samples, schedule.numpy(), self.selector_name, self.selector_params
+            )
+            scores[unit] = torch.from_numpy(found)
+        combined: NDArray[np.float64] = parallel.combine(scores).numpy()
+        return combined
 
     def _table(self, schedule: Sequence[float] | ArrayLike) -> Tensor:
         """A schedule, shape (layers,), or one per sample, shape (samples, layers); float64."""
@@ -267,7 +283,10 @@ class Evaluator:
             check_keep(row)
         return table
 
-    def _teach(self, samples: Sequence[Sample], cache: TeacherCache | None, origin: Mapping[str, str]) -> TeacherBatch:
+    def _teach(
+        self, samples: Sequence[Sample], cache: TeacherCache | None, origin: Mapping[str, str], *, mine: bool
+    ) -> TeacherBatch:
+        """A batch; without answers of the unpruned model if these are another process' to find."""
         batch = prepare(self.processor, samples)
         captured = self.replay.capture(batch.inputs, batch.query)
         device = captured.visual.device
@@ -277,7 +296,9 @@ class Evaluator:
             full = self.replay.run(captured, (1.0,) * self.replay.layers, rows)
             return full.float().log_softmax(dim=-1)
 
-        if cache is None:
+        if not mine:
+            teacher = captured.hidden.new_empty(0, 0, 0, dtype=torch.float32)
+        elif cache is None:
             teacher = run()
         else:
             place = {**origin, **batch_origin({**batch.inputs, "rows": batch.rows})}
@@ -286,9 +307,10 @@ class Evaluator:
         text = batch.prompt_tokens - captured.visual_tokens.cpu()
         return TeacherBatch(captured, rows, batch.targets.to(device), teacher.to(device), text)
 
-    def _walk(self, batch: TeacherBatch, start: Any, counts: list[Tensor]) -> list[tuple[int, Tensor]]:
-        """Logits of every schedule, depth first through the tree of common beginnings."""
+    def _walk(self, batch: TeacherBatch, start: Any, counts: list[Tensor]) -> tuple[list[tuple[int, Tensor]], float]:
+        """Logits of every schedule, depth first through the tree of common beginnings; and the forwards it took."""
         results: list[tuple[int, Tensor]] = []
+        spent: list[float] = []
         captured, layers = batch.captured, self.replay.layers
 
         def advance(layer: int, hidden: Tensor, prefill: Any, key: tuple[int, ...], group: list[int]) -> Any:
@@ -296,7 +318,7 @@ class Evaluator:
             kept = torch.tensor(key)
             prefill, hidden = prefill.enter(layer, kept, hidden, captured.arguments[layer])
             prefill.watch = any(bool((counts[index][layer + 1 : layer + 2] < kept).any()) for index in group)
-            self.charge_layer(batch, kept)
+            spent.append(self._price(batch, kept))
             return self.replay.layer(layer, hidden, prefill, captured), prefill
 
         def descend(layer: int, state: list[Any], members: list[int]) -> None:
@@ -316,14 +338,18 @@ class Evaluator:
             results.extend((index, logits) for index in members)
 
         descend(0, [(captured.hidden, start)], list(range(len(counts))))
-        return results
+        return results, sum(spent)
 
     def charge_layer(self, batch: TeacherBatch, kept: Tensor, passes: int = 1) -> None:
         """Charge ``passes`` runs of one layer with ``kept`` visual tokens per sample."""
+        self.ledger.add_forwards(passes * self._price(batch, kept))
+
+    def _price(self, batch: TeacherBatch, kept: Tensor) -> float:
+        """Forwards that a run of one layer is worth."""
         text = batch.text_tokens.double()
         run = self.shape.layer(text + kept.cpu().double())
         whole = self.shape.layers * self.shape.layer(text + batch.captured.visual_tokens.cpu().double())
-        self.ledger.add_forwards(passes * float((run / whole).sum()))
+        return float((run / whole).sum())
 
     def right(self, batch: TeacherBatch, logits: Tensor) -> Tensor:
         """Whether every greedy token is the answer's, and the text then ends; shape (batch,), bool."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from vispco.errors import RunError
 from vispco.frontier import Point, append_points
 
@@ -32,22 +34,50 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: str) -> "RunFolder":
-        """Start a run in ``path``, an empty or a new folder, with the composed configuration as YAML text.
+        """The folder ``path`` for a run with the composed configuration, as YAML text.
+
+        A folder whose run is :attr:`finished` stays as it is. One whose run was cut short is for the same run again:
+        points that it wrote are removed, because they will be measured again.
 
         Raises
         ------
         RunError
-            If the folder cannot be written or holds a run already.
+            If the folder cannot be written or holds a run with another configuration.
         """
         folder = cls(path)
-        if folder.points.exists():
-            raise RunError(f"{path} holds a run already; choose another hydra.run.dir or remove it")
+        if folder.points.exists() or folder.finished:
+            folder._check(config)
+        if folder.finished:
+            return folder
         try:
             path.mkdir(parents=True, exist_ok=True)
+            folder.points.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"{path}: cannot be made ({error.strerror}); choose another hydra.run.dir") from None
         folder.write("config.yaml", config)
         return folder
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end; ``frontier.json`` is the last file that it writes."""
+        return self.frontier.exists()
+
+    def _check(self, config: str) -> None:
+        """Refuse another configuration than that of the run that is here; how progress is shown does not matter."""
+        try:
+            theirs = _leaves(OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml")))
+        except Exception:  # of the file system, of YAML, of OmegaConf
+            raise RunError(
+                f"{self.path} holds a run already, and its config.yaml cannot be read; choose another hydra.run.dir or "
+                "remove it"
+            ) from None
+        ours = _leaves(OmegaConf.to_container(OmegaConf.create(config)))
+        for key in dict.fromkeys((*ours, *theirs)):
+            if key != "progress" and ours.get(key) != theirs.get(key):
+                raise RunError(
+                    f"{self.path} holds a run already, with {key} = {theirs.get(key)!r} and not {ours.get(key)!r}; "
+                    "choose another hydra.run.dir or remove it"
+                )
 
     def add(self, points: Sequence[Point]) -> None:
         """Append measured points."""
@@ -84,3 +114,14 @@ class RunFolder:
         except ValueError as error:
             raise RunError(f"{self.frontier}: not valid JSON ({error}); run the search again") from None
         return result
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, Any]:
+    """What is in nested mappings, by dotted name."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {
+        deeper: leaf
+        for key, inner in value.items()
+        for deeper, leaf in _leaves(inner, f"{name}.{key}" if name else str(key)).items()
+    }

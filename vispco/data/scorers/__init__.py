@@ -35,11 +35,13 @@ def make_scorer(name: str, params: Mapping[str, Any] | None = None) -> Scorer:
         If there is none of that name, or it has no such setting.
     """
     if name not in REGISTRY:
-        raise ConfigError(f"scorer {name!r} is unknown; choose one of {', '.join(REGISTRY)}")
+        raise ConfigError(f"scorer {name!r} is unknown; choose answer_tokens or one of {', '.join(REGISTRY)}")
     try:
         return REGISTRY[name](**(params or {}))
     except TypeError as error:
-        raise ConfigError(f"data.scorer_params = {dict(params or {})}: {name} {error}; see docs/data.md") from None
+        raise ConfigError(
+            f"data.scorer_params = {dict(params or {})}: {name} {error}; see docs/benchmarks.md"
+        ) from None
 
 
 __all__ = ["REGISTRY", "PerSample", "Scorer", "make_scorer"]
