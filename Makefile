@@ -3,6 +3,7 @@
 #   make demo         search on the embedded model and write a report
 #   make test         run the tests
 #   make test-matrix  run the engine's tests on old and new transformers, each in an environment of its own
+#   make docs         build the documentation site in site/
 #   make lint         style, types and the floors of the house
 #   make clean        remove environments, build products and caches; runs/ stays
 
@@ -22,7 +23,7 @@ MATRIX_TESTS := tests/engine tests/testing tests/evaluation tests/selectors
 # Threads that wait for work sleep instead of spinning: on shared cores spinning costs more than waking up.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test test-matrix lint clean
+.PHONY: demo test test-matrix docs lint clean
 
 # The demo starts from nothing: the runs/demo of an earlier call is removed, because a search does not write into a
 # finished run. Other runs are not touched.
@@ -31,13 +32,13 @@ demo: $(READY)
 	$(BIN)/vispco search experiment=demo
 	@test -s runs/demo/report.html && echo "Report: $(CURDIR)/runs/demo/report.html"
 
-# Tests never reach for the network, and many tiny kernels run faster on one thread.
+# Tests never reach for the network, and many tiny kernels run faster on one thread; cores are for several tests.
 test test-matrix: export HF_HUB_OFFLINE = 1
 test test-matrix: export TRANSFORMERS_OFFLINE = 1
 test test-matrix: export WANDB_MODE = offline
 test test-matrix: export OMP_NUM_THREADS = 1
 test: $(READY)
-	$(BIN)/python -m pytest --cov
+	$(BIN)/python -m pytest --cov -n logical --maxprocesses 4 --dist worksteal
 
 # One line per version, every version even if one fails; the whole log only of those that fail.
 test-matrix: $(TRANSFORMERS:%=.venv-%/.ready)
@@ -47,6 +48,11 @@ test-matrix: $(TRANSFORMERS:%=.venv-%/.ready)
 		echo "transformers $$version: $$(tail -n 1 $$log)"; \
 	done; exit $$status
 
+# A link that leads nowhere or a page without a place in the navigation fails. The variable silences an advertisement.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "Site: $(CURDIR)/site/index.html"
+
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -54,7 +60,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv .venv-* build dist .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* build dist site .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find vispco tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define create-environment

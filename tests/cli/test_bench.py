@@ -7,6 +7,7 @@ import pytest
 
 from vispco import ModelCard, PruningConfig
 from vispco.cli import main
+from vispco.data import load_samples
 from vispco.profiling import WARM_UP
 
 MODULE = sys.modules["vispco.cli.bench"]
@@ -112,8 +113,8 @@ def test_a_configuration_for_another_model(tmp_path, monkeypatch, capsys):
 
 
 def test_data_with_too_few_samples(exported, monkeypatch, asked, capsys):
-    samples = MODULE.load_samples("shapes", "test", 3)
-    monkeypatch.setattr(MODULE, "load_samples", lambda *_, **__: samples)
+    samples = load_samples("shapes", "test", 3)
+    monkeypatch.setattr(MODULE, "load_report", lambda *_: samples)
     assert main(["bench", exported, "--batch", "4"]) == 2
     line = one_line(capsys)
     assert "3 samples" in line

@@ -6,6 +6,7 @@ from importlib import import_module
 
 import pytest
 from refusing import one_line
+from timing import in_proportion
 
 import vispco
 from vispco.cli import main
@@ -110,20 +111,13 @@ def test_profile_prints_ranges_and_refuses_what_is_out_of_them(table, capsys):
 @pytest.fixture(scope="module")
 def proportional(table):
     """A table of this process in which layers take time in proportion to tokens, and cuts cost next to nothing."""
-    data = json.loads(table.read_text())
-    data["outside"]["seconds"] = [0.01] * len(data["outside"]["tokens"])
-    for kind in data["kinds"]:
-        for curve in ("whole", "pruned", "decode_whole", "decode_pruned"):
-            kind[curve]["seconds"] = [1e-4 * tokens for tokens in kind[curve]["tokens"]]
-    for times in data["selectors"].values():
-        times["once"], times["cut"] = [0.0] * 2, [1e-5] + [0.0] * 4
     path = table.parent / "proportional.json"
-    path.write_text(json.dumps(data))
+    in_proportion(LatencyTable.load(table)).save(path)
     return path
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(import_module("vispco.cli.profile"), "load_checkpoint", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(import_module("vispco.cli.profile"), "open_model", lambda *_: pytest.fail("too late"))
     for place in (tmp_path, tmp_path / "none" / "latency.json"):
         assert main(["profile", "-o", str(place), *TINY]) == 2
         assert f"{place}: cannot be written" in one_line(capsys)
@@ -177,4 +171,4 @@ def test_frontiers_are_compared_over_a_chosen_cost(table, tmp_path, capsys):
     assert plot.exists()
     assert main(["compare", *runs, "--cost", "latency"]) == 2
     assert "which do not compare; choose another cost" in one_line(capsys)
-    assert main(["compare", runs[0], "--cost", "latency"]) == 0
+    assert main(["compare", runs[0], "--cost", "latency", "--wandb", "none"]) == 0

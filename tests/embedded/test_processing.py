@@ -40,7 +40,7 @@ def test_only_the_video_part_is_left_out():
 def test_with_torchvision_a_processor_opens_as_a_whole(monkeypatch):
     monkeypatch.setattr(processing, "is_torchvision_available", lambda: True)
     monkeypatch.setattr(processing.AutoProcessor, "from_pretrained", lambda folder, **settings: (folder, settings))
-    assert processing.open_processor(QWEN) == (QWEN, {"local_files_only": True})
+    assert processing.open_processor(QWEN) == (QWEN, {"local_files_only": True, "trust_remote_code": False})
 
 
 def test_the_folder_has_what_torchvision_looks_for():

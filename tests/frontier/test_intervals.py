@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vispco.errors import DataError, InputError
-from vispco.frontier import Interval, bootstrap_mean, intervals, paired_difference
+from vispco.frontier import Interval, bootstrap_mean, intervals, paired_difference, paired_ratio
 
 RNG_SEED = 11
 
@@ -138,3 +138,50 @@ def test_refuses_settings(setting, message):
 def test_pairs_must_be_of_one_length():
     with pytest.raises(DataError, match="a has 2 values but b has 1; score both on the same samples"):
         paired_difference([0.1, 0.2], [0.1])
+
+
+def test_pictures_are_drawn_whole():
+    """By hand: two pictures, one right in all its three questions, one wrong in its single one."""
+    scores, pictures = [1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"]
+    whole = bootstrap_mean(scores, clusters=pictures, level=0.9, resamples=4000)
+    assert whole == (0.75, 0.0, 1.0), "a quarter of the draws has picture b alone, another picture a alone"
+    middle = bootstrap_mean(scores, clusters=pictures, level=0.4, resamples=4000)
+    assert middle == (0.75, 0.75, 0.75), "half of the draws has both"
+
+
+def test_one_cluster_each_changes_nothing():
+    values = np.random.default_rng(RNG_SEED).random(40)
+    assert bootstrap_mean(values, clusters=np.arange(40)) == pytest.approx(bootstrap_mean(values))
+
+
+def test_dependent_questions_are_less_evidence():
+    rng = np.random.default_rng(RNG_SEED)
+    pictures = np.repeat(np.arange(30), 10)
+    scores = np.repeat(rng.integers(0, 2, 30), 10).astype(float)
+    naive, honest = bootstrap_mean(scores), bootstrap_mean(scores, clusters=pictures)
+    assert honest.value == naive.value
+    # A tenth of the evidence, so sqrt(10) times the width.
+    assert (honest.high - honest.low) / (naive.high - naive.low) == pytest.approx(10**0.5, rel=0.15)
+
+
+def test_ratio_of_means():
+    rng = np.random.default_rng(RNG_SEED)
+    b = rng.random(400) + 0.5
+    interval = paired_ratio(0.8 * b, b)
+    assert interval == pytest.approx((0.8, 0.8, 0.8)), "every draw has it, because both are of the same samples"
+    a = 0.8 * b + 0.1 * rng.normal(size=400)
+    interval = paired_ratio(a, b)
+    assert interval.value == pytest.approx(a.mean() / b.mean())
+    spread = np.std(a - interval.value * b) / b.mean() / 20  # delta method
+    assert (interval.high - interval.low) == pytest.approx(2 * 1.96 * spread, rel=0.1)
+
+
+def test_nothing_to_take_a_fraction_of():
+    assert paired_ratio([1.0, 0.0], [0.0, 0.0]) is None
+    assert paired_ratio([1.0, 0.0], [0.0, 1.0]) is None, "some draws have the first sample alone"
+
+
+@pytest.mark.parametrize("labels", [[1], [[1, 2]], []])
+def test_refuses_clusters(labels):
+    with pytest.raises(DataError, match=r"clusters has shape .* for 2 values; give one label per sample"):
+        bootstrap_mean([0.1, 0.2], clusters=labels)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from vispco.errors import DataError, RunError
 from vispco.frontier import Point, append_points, comparable, read_points
 
-FIELDS = ["backend", "dtype", "model", "prompt", "split"]
+FIELDS = ("backend", "dtype", "model", "prompt", "data", "split")
 
 
 @pytest.fixture(autouse=True)

@@ -4,16 +4,19 @@ import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from vispco.cli.loading import load_report, source_of
+from vispco.cli.opening import open_model
 from vispco.cli.overrides import parse_overrides
+from vispco.cli.parsing import Parser
 from vispco.config import PruningConfig
-from vispco.data import Sample, load_samples
-from vispco.engine import load_checkpoint
+from vispco.data import Sample
+from vispco.engine.placing import device_of
 from vispco.errors import ConfigError, DataError
 from vispco.evaluation import prompt_text
 from vispco.frontier import Interval
@@ -21,13 +24,6 @@ from vispco.profiling import WARM_UP, Bench, Compared, bench
 from vispco.report.files import check_writable, write_whole
 
 MIB = 2**20
-
-
-class _Parser(argparse.ArgumentParser):
-    """Refuses like the rest of the program: one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see vispco bench --help")
 
 
 def run_bench(arguments: Sequence[str]) -> None:
@@ -50,8 +46,9 @@ def run_bench(arguments: Sequence[str]) -> None:
             f"--batch {options.batch} is more than data.report_samples={data.report_samples}; "
             "lower the one or raise the other"
         )
-    model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
-    samples = load_samples(data.path, data.report_split, wanted, seed=data.seed)
+    source_of(data)
+    model, processor = open_model(settings.model)
+    samples = load_report(data, wanted)
     inputs = _batches(model, processor, samples, options.batch)
     with _bar() as advance:
         result = bench(
@@ -64,7 +61,7 @@ def run_bench(arguments: Sequence[str]) -> None:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="vispco bench", description=__doc__)
+    parser = Parser(prog="vispco bench", description=__doc__)
     parser.add_argument("config", type=Path, help="JSON file of `vispco export`")
     parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
     parser.add_argument("--batch", type=_number, default=1, help="samples that run at once (1)")
@@ -92,7 +89,7 @@ def _batches(model: Any, processor: Any, samples: Sequence[Sample], size: int) -
         part = samples[start : start + size]
         texts = [prompt_text(processor, sample.question) for sample in part]
         inputs = processor(text=texts, images=[[s.image] for s in part], padding=True, return_tensors="pt")
-        batches.append(dict(inputs.to(model.device, dtype=model.dtype)))
+        batches.append(dict(inputs.to(device_of(model), dtype=model.dtype)))
     return batches
 
 

@@ -1,16 +1,24 @@
 """``vispco compare``: the frontiers of several runs side by side."""
 
 import argparse
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from vispco.cli.presentation import comparison_data
+from vispco.cli.seeds import over_seeds, seed_groups
 from vispco.errors import DataError
 from vispco.frontier import Point, comparable, epsilon, hypervolume, igd_plus, pareto_front, read_points
-from vispco.report import plot_frontiers
-from vispco.runs import RunFolder
+from vispco.report import TextTable, plot_frontiers, write_report
+from vispco.runs import RunFolder, record_comparison
+
+INDICATORS = ("best score", "hypervolume", "IGD+", "epsilon")
+SHARED = ("control", "unpruned")
+"""Methods that are no search; in a plot they keep their looks."""
 
 
 def report_points(folder: RunFolder) -> list[Point]:
@@ -29,30 +37,117 @@ def report_points(folder: RunFolder) -> list[Point]:
 
 
 def compare(arguments: Sequence[str]) -> None:
-    """Print indicators of every run and method against the front of them all; plot them if asked."""
+    """Print indicators of every run and method against the front of them all; plot them if asked; tell W&B."""
     parser = argparse.ArgumentParser(prog="vispco compare", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of finished searches")
-    parser.add_argument("-o", "--output", type=Path, help="plot to write (.png or .svg)")
+    parser.add_argument("-o", "--output", type=Path, help="plot (.png, .pdf or .svg) or report (.html) to write")
     parser.add_argument("--cost", default="flops", help="cost to compare over: flops, kv, latency, ... (flops)")
+    parser.add_argument(
+        "--wandb", choices=("offline", "online", "none"), default="offline",
+        help="a W&B run of the comparison, in the folder wandb beside the plot or else here (offline)",
+    )  # fmt: skip
+    parser.add_argument("--project", default="vispco", help="of that run (vispco)")
+    parser.add_argument("--group", help="of that run, as tracker.group of a search (none)")
     options = parser.parse_args(arguments)
     cost = options.cost
-    series: dict[str, list[Point]] = {}
-    for path in options.runs:
-        for point in report_points(RunFolder(path)):
-            series.setdefault(f"{path}: {point.method}", []).append(point)
-    everything = [point for points in series.values() for point in points]
-    comparable(everything)
-    truth = pareto_front(everything, cost)
-    table = Table("run and method", "points", "best score", "hypervolume", "IGD+", "epsilon")
-    for name, points in series.items():
-        numbers = (
-            hypervolume(points, cost=cost),
-            igd_plus(points, truth, cost=cost),
-            epsilon(points, truth, cost=cost),
-        )
-        best = max(point.quality["score"] for point in points)
-        table.add_row(name, str(len(points)), f"{best:.3f}", *(f"{number:.4f}" for number in numbers))
-    Console().print(table)
+    runs = {str(path): report_points(RunFolder(path)) for path in options.runs}
+    comparable([point for points in runs.values() for point in points])
+    values = indicators(runs, cost)
+    table = _table(runs, values)
+    _print(runs, values, table)
     if options.output is not None:
-        plot_frontiers(everything, options.output, cost=cost, title=f"{len(options.runs)} runs")
+        if options.output.suffix == ".html":
+            write_report(options.output, comparison_data(runs, cost, _text(table)))
+        else:
+            overlay(runs, options.output, cost)
         print(options.output)
+    if options.wandb != "none":
+        home = Path() if options.output is None else options.output.parent
+        with tempfile.TemporaryDirectory() as folder:
+            picture = Path(folder) / "frontiers.png"
+            overlay(runs, picture, cost)
+            record_comparison(
+                home, runs, dict(_series(runs)),
+                {f"{name} {key}": value for name, row in values.items() for key, value in row.items()},
+                picture, cost=cost, mode=options.wandb, project=options.project, group=options.group,
+            )  # fmt: skip
+
+
+def indicators(runs: Mapping[str, Sequence[Point]], cost: str) -> dict[str, dict[str, float]]:
+    """:data:`INDICATORS` of every run and method; distances are to the front of all of them.
+
+    Raises
+    ------
+    DataError
+        If the points do not compare, or have no such cost.
+    """
+    truth = pareto_front([point for points in runs.values() for point in points], cost)
+    return {
+        name: {
+            "best score": max(point.quality["score"] for point in points),
+            "hypervolume": hypervolume(points, cost=cost),
+            "IGD+": igd_plus(points, truth, cost=cost),
+            "epsilon": epsilon(points, truth, cost=cost),
+        }
+        for name, points in _series(runs)
+    }
+
+
+def overlay(runs: Mapping[str, Sequence[Point]], path: Path, cost: str) -> None:
+    """Plot with a line for every run and searched method."""
+    short = _short(list(runs))
+    points = [
+        point.model_copy(update={"method": f"{point.method}, {short[run]}"}) if point.method not in SHARED else point
+        for run, members in runs.items()
+        for point in members
+    ]
+    plot_frontiers(points, path, cost=cost, title=f"{len(runs)} runs")
+
+
+def _series(runs: Mapping[str, Sequence[Point]]) -> Iterator[tuple[str, list[Point]]]:
+    """Points by run and method."""
+    for run, points in runs.items():
+        for method in dict.fromkeys(point.method for point in points):
+            yield f"{run}: {method}", [point for point in points if point.method == method]
+
+
+def _short(runs: Sequence[str]) -> dict[str, str]:
+    """The ends of paths by which they differ."""
+    shared = os.path.commonpath([os.path.abspath(run) for run in runs]) if len(runs) > 1 else Path(runs[0]).parent
+    return {run: os.path.relpath(run, shared) for run in runs}
+
+
+def _table(runs: Mapping[str, Sequence[Point]], values: Mapping[str, Mapping[str, float]]) -> Table:
+    """Indicators of every run and method."""
+    table = Table("run and method", "points", *INDICATORS)
+    for name, points in _series(runs):
+        best, *others = values[name].values()
+        table.add_row(name, str(len(points)), f"{best:.3f}", *(f"{number:.4f}" for number in others))
+    return table
+
+
+def _text(table: Table) -> TextTable:
+    """The same for a report."""
+    cells = zip(*(map(str, column.cells) for column in table.columns), strict=True)
+    return TextTable("Indicators", [str(column.header) for column in table.columns], list(cells))
+
+
+def _print(runs: Mapping[str, Sequence[Point]], values: Mapping[str, Mapping[str, float]], table: Table) -> None:
+    console = Console(width=max(120, Console().width))
+    console.print(table)
+    groups = seed_groups(list(runs))
+    if groups:
+        console.print(_seed_table(groups, values))
+
+
+def _seed_table(groups: Sequence[Sequence[str]], values: Mapping[str, Mapping[str, float]]) -> Table:
+    """Mean and standard deviation over seeds of every method that was searched under all of them."""
+    table = Table("mean ± standard deviation over seeds", "seeds", *INDICATORS)
+    for group in groups:
+        methods = [name.removeprefix(f"{group[0]}: ") for name in values if name.startswith(f"{group[0]}: ")]
+        for method in methods:
+            rows = [values[f"{run}: {method}"] for run in group if f"{run}: {method}" in values]
+            if method not in SHARED and len(rows) == len(group):
+                told = [f"{mean:.4f} ± {spread:.4f}" for mean, spread in over_seeds(rows).values()]
+                table.add_row(f"{', '.join(group)}: {method}", str(len(group)), *told)
+    return table

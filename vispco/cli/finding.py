@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from vispco.cli.sampling import candidate, identity, knobs_of, storage_of
 from vispco.cost import Cost
-from vispco.evaluation import Candidate, Evaluator, Ledger, Provenance, measure
+from vispco.evaluation import ANSWER_TOKENS, Candidate, Evaluator, Ledger, Provenance, measure
 from vispco.frontier import Point, best_at_cost, pareto_front
 from vispco.kernels import make_kernel
 from vispco.runs import RunSettings, Tracker
@@ -78,6 +78,8 @@ class Found:
         Model FLOPs spent, in forwards of the unpruned model over one sample.
     answers : Answers or None
         Schedules for any other budget.
+    steps : list of Progress
+        Loss, violation and multiplier of every gradient step.
     """
 
     method: str
@@ -87,6 +89,7 @@ class Found:
     points: list[Point]
     forwards: float
     answers: Answers | None = None
+    steps: list[Step] = field(default_factory=list)
 
 
 class Finder:
@@ -192,13 +195,15 @@ class Finder:
         settings = self.settings
         kernel = make_kernel(settings.kernel.name, evaluator.replay.layers, settings.kernel.steps)
         options = LearnedSettings(**method.model_dump(exclude={"name", "samples"}))
+        steps: list[Step] = []
         with self.bar("learning", options.steps) as (bar, task):
 
             def show(step: Step) -> None:
+                steps.append(step)
                 values = {"loss": step.loss, "violation": step.violation, "multiplier": step.multiplier}
                 text = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
                 bar.update(task, completed=step.step + 1, description=f"learning  {text}")
-                self.tracker.log(values)
+                self.tracker.log(step.step, values)
 
             search = LearnedSearch(
                 evaluator, self.cost, kernel, settings.budget.values, options, seed=settings.seed, report=show
@@ -217,7 +222,7 @@ class Finder:
         best = {budget: front[budget] for budget in settings.budget.values}
         search_kl = {result.budget: result.kl for result in learned}
         spent = evaluator.ledger.forwards
-        return Found("learned", best, search_kl, list(front.values()), [], spent, search.answers)
+        return Found("learned", best, search_kl, list(front.values()), [], spent, search.answers, steps)
 
     def _fit(self, method: FitPruneMethod, evaluator: Evaluator) -> Found:
         budgets = self.settings.budget.values
@@ -273,5 +278,7 @@ class Finder:
         self, evaluator: Evaluator, candidates: Sequence[Candidate], advance: Callable[[float], None] | None = None
     ) -> list[Point]:
         """Points of the search split."""
-        found = measure(evaluator, candidates, self.provenance, split=self.split, advance=advance)
+        # While searching nothing is generated: what is read off teacher forcing is only the score if the task says so.
+        metric = "score" if self.settings.data.scorer == ANSWER_TOKENS else ANSWER_TOKENS
+        found = measure(evaluator, candidates, self.provenance, split=self.split, metric=metric, advance=advance)
         return [point for point, _ in found]

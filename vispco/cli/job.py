@@ -12,12 +12,15 @@ from rich.console import Console
 
 from vispco import parallel
 from vispco.cli.finding import Finder, Found, progress_bar
+from vispco.cli.loading import Loaded, load_both, source_of
+from vispco.cli.official import check_scorable, official_of
+from vispco.cli.opening import open_model
 from vispco.cli.profile import TABLE, known_table, new_table
 from vispco.cli.sampling import knobs_of, storage_of
 from vispco.config import ModelCard
 from vispco.cost import LatencyTable
-from vispco.data import Sample, load_samples
-from vispco.engine import load_checkpoint, model_card
+from vispco.data import Sample, Task
+from vispco.engine import model_card
 from vispco.errors import BudgetError, ModelError, ParallelError
 from vispco.evaluation import (
     Candidate,
@@ -55,7 +58,10 @@ class Row:
 
 @dataclass
 class Outcome:
-    """Everything that a run hands over; points are of the report split unless ``found`` holds them."""
+    """Everything that a run hands over; points are of the report split unless ``found`` holds them.
+
+    ``qualities`` holds those of single samples, by the names of ``points``.
+    """
 
     card: ModelCard
     cost: str
@@ -64,9 +70,15 @@ class Outcome:
     points: list[Point]
     rows: list[Row]
     unpruned: Point
-    samples: Sequence[Sample] = field(repr=False)
+    qualities: dict[str, Quality] = field(repr=False)
+    loaded: Loaded = field(repr=False)
     model: Any = field(repr=False)
     processor: Any = field(repr=False)
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """Of the report split."""
+        return self.loaded.reporting.samples
 
 
 class SearchJob:
@@ -110,11 +122,17 @@ class SearchJob:
                 knobs_of(settings, method)
                 storage_of(method, self.folder)
         check_kernel(settings.kernel.name, settings.kernel.steps)
-        model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
-        provenance = Provenance.of(model, processor, settings.seed)
-        card = model_card(model, settings.model.path)
-        searching = load_samples(data.path, data.search_split, data.search_samples, seed=data.seed)
-        reporting = load_samples(data.path, data.report_split, data.report_samples, seed=data.seed)
+        source_of(data)
+        task, official = Task(data.prompt), official_of(data)
+        model, processor = open_model(settings.model)
+        card = model_card(model, model.config._name_or_path)
+        loaded = load_both(data, model, processor)
+        searching, reporting = loaded.searching.samples, loaded.reporting.samples
+        check_scorable(official, processor, [*searching, *reporting])
+        provenances = [
+            Provenance.of(model, processor, settings.seed, samples, f"{data.scorer} {data.scorer_params}", task)
+            for samples in (searching, reporting)
+        ]
         table = self._table(model, processor, [*searching, *reporting])
         cache = TeacherCache(limit=int(data.cache_gib * 2**30)) if data.cache_gib else None
         evaluator_on = partial(
@@ -127,7 +145,7 @@ class SearchJob:
         cost = cost.within({evaluator.cost(name): limit for name, limit in settings.budget.limits.items()})
         for budget in settings.budget.values:
             cost.check_budget(budget, cheapest_schedule(card.layers))
-        finder = Finder(settings, self.tracker, self._bar, cost, provenance, self.folder)
+        finder = Finder(settings, self.tracker, self._bar, cost, provenances[0], self.folder)
         found = [finder.find(method, evaluator) for method in methods]
         if not found[0].best:
             front = {candidate.name for candidate in found[0].front}
@@ -140,12 +158,13 @@ class SearchJob:
                 "budget or extend the ladder"
             )
         with self._bar("unpruned answers of the report split"):
-            report = evaluator_on(reporting)
-        measured = self._verify(report, found, provenance, card.layers)
+            report = evaluator_on(reporting, official=official)
+        measured = self._verify(report, found, provenances[1], card.layers)
         rows = self._rows(found, measured)
         points = [point for point, _ in measured.values()]
+        qualities = {name: quality for name, (_, quality) in measured.items()}
         return Outcome(
-            card, cost.name, table, found, points, rows, measured["unpruned"][0], reporting, model, processor
+            card, cost.name, table, found, points, rows, measured["unpruned"][0], qualities, loaded, model, processor
         )
 
     def _table(self, model: Any, processor: Any, samples: Sequence[Sample]) -> LatencyTable | None:

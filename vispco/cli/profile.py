@@ -9,10 +9,11 @@ from pydantic import JsonValue
 from rich.console import Console
 from rich.table import Table
 
+from vispco.cli.loading import load_both, source_of
+from vispco.cli.opening import open_model
 from vispco.cli.overrides import parse_overrides
 from vispco.cost import TIMED, Cost, GenerationCost, LatencyTable, Workload, make_costs
-from vispco.data import Sample, load_samples
-from vispco.engine import load_checkpoint
+from vispco.data import Sample
 from vispco.engine.families import describe
 from vispco.evaluation import prompt_sizes
 from vispco.profiling.calibration import calibrate_for, table_key
@@ -40,13 +41,12 @@ def profile(arguments: Sequence[str]) -> None:
     settings = parse_overrides(overrides)
     if settings.cost.table is None:
         check_writable(options.output)
-    model, processor = load_checkpoint(settings.model.path, settings.model.dtype, settings.model.attention)
+    source_of(settings.data)
+    model, processor = open_model(settings.model)
     data = settings.data
-    samples = [
-        sample
-        for split, number in ((data.search_split, data.search_samples), (data.report_split, data.report_samples))
-        for sample in load_samples(data.path, split, number, seed=data.seed)
-    ]
+    loaded = load_both(data, model, processor)
+    searched = loaded.searching.samples
+    samples = [*searched, *loaded.reporting.samples]
     if settings.cost.table is None:
         table = new_table(model, processor, samples, settings)
         table.save(options.output)
@@ -54,7 +54,6 @@ def profile(arguments: Sequence[str]) -> None:
     else:
         table = known_table(model, processor, samples, settings)
     selector = make_selector(settings.selector.name, settings.selector.params)
-    searched = samples[: data.search_samples]
     sizes = prompt_sizes(model, processor, searched, data.batch_size)
     work = Workload(
         model.config, sizes, model.dtype, settings.selector.name, selector.flops, settings.cost.new_tokens, table

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from vispco.cli.job import Outcome
 from vispco.config import PruningConfig
 from vispco.frontier import Point, epsilon, hypervolume, igd_plus, pareto_front, rank_correlation
-from vispco.runs import RunSettings
+from vispco.runs import Result, RunSettings
 
 
 def configs(settings: RunSettings, outcome: Outcome, run: str, versions: Mapping[str, str]) -> list[PruningConfig]:
@@ -73,6 +73,33 @@ def summary(outcome: Outcome) -> dict[str, float]:
     return values
 
 
+def results(outcome: Outcome) -> list[Result]:
+    """The main method, with the controls and all of the summary, and then its baselines, for a tracker.
+
+    All have `hypervolume`, `hypervolume above lowest` and `forwards` (see :func:`summary`), `unpruned score`, the
+    number of `verified points`, and `score@b`: the score of the configuration that was chosen for budget b on the
+    search split, where there is one.
+    """
+    values = summary(outcome)
+    by_name = {point.name: point for point in outcome.points}
+    methods = {found.method: found for found in reversed(outcome.found)}  # of equal names the first
+    main = outcome.found[0].method
+    told = []
+    for method in dict.fromkeys(found.method for found in outcome.found):
+        own = {name: values[f"{method} {name}"] for name in ("hypervolume", "hypervolume above lowest", "forwards")}
+        own["unpruned score"] = outcome.unpruned.quality["score"]
+        own["verified points"] = sum(point.method == method for point in outcome.points)
+        for budget, candidate in methods[method].best.items():
+            own[f"score@{budget:g}"] = by_name[candidate.name].quality["score"]
+        if method == main:
+            others = methods.keys() - {main}
+            points = [point for point in outcome.points if point.method not in others]
+            told.append(Result(method, points, {**values, **own}))
+        else:
+            told.append(Result(method, _points_of(outcome, method), own))
+    return told
+
+
 def _points_of(outcome: Outcome, method: str) -> list[Point]:
     return [point for point in outcome.points if point.method in (method, "unpruned")]
 
@@ -88,6 +115,7 @@ def frontier_record(settings: RunSettings, outcome: Outcome, run: str, versions:
         "report_split": settings.data.report_split,
         "cost": outcome.cost,
         "limits": dict(settings.budget.limits),
+        "data": outcome.loaded.record(),
         "configs": [config.model_dump(mode="json") for config in configs(settings, outcome, run, versions)],
         "front": [point.model_dump(mode="json") for point in front],
         "indicators": summary(outcome),

@@ -1,6 +1,5 @@
 """What a sampled search is about: selectors and knobs, the study that it works on, and what a trial is called."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from optuna.storages import BaseStorage
 from pydantic import JsonValue
 
 from vispco.cost import Cost
-from vispco.data import Sample
+from vispco.data import Sample, data_fingerprint
 from vispco.evaluation import Candidate, Provenance
 from vispco.runs import RunSettings
 from vispco.runs.settings import SampledMethod
@@ -49,10 +48,6 @@ def identity(
     settings: RunSettings, method: SampledMethod, samples: Sequence[Sample], provenance: Provenance, cost: Cost
 ) -> dict[str, JsonValue]:
     """What the measured values depend on besides the proposals."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        for part in (sample.index.encode(), sample.picture.encoded, sample.question.encode(), sample.answer.encode()):
-            digest.update(len(part).to_bytes(8, "big") + part)
     selectors: dict[str, JsonValue] = {name: params for name, params in selectors_of(settings, method).items()}
     return {
         "model": provenance.model,
@@ -61,7 +56,7 @@ def identity(
         "dtype": provenance.dtype,
         "split": settings.data.search_split,
         "samples": len(samples),
-        "data": digest.hexdigest()[:16],
+        "data": data_fingerprint(samples),
         "cost": [cost.name, cost.basis],
         "limits": [[other.name, other.basis, limit] for other, limit in cost.limits.items()],
         "selectors": selectors,

@@ -29,7 +29,7 @@ from vispco.cli.launching import FOLDER, in_background, one_line, waiting
 from vispco.cli.overrides import config_folder
 from vispco.cli.predicting import FILE, predictor_file
 from vispco.cli.presentation import report_data
-from vispco.cli.result import configs, frontier_record, summary
+from vispco.cli.result import configs, frontier_record, results, summary
 from vispco.errors import InputError, ParallelError, RunError
 from vispco.report import COST_NAMES, plot_costs, plot_frontiers, plot_schedules, write_report
 from vispco.runs import NoTracker, RunFolder, RunSettings, Tracker, WandbTracker, alone_in
@@ -142,8 +142,15 @@ def _facts(plain: dict[str, Any]) -> dict[str, str]:
 def _tracker(settings: RunSettings, folder: RunFolder, plain: dict[str, Any]) -> Tracker:
     if isinstance(settings.tracker, WandbSettings):
         options = settings.tracker.model_dump(exclude={"name"})
-        return WandbTracker(folder.path, plain, **options)
+        options["group"] = options["group"] or _experiment(folder.path)
+        return WandbTracker(folder, plain, **options)
     return NoTracker()
+
+
+def _experiment(path: Path) -> str:
+    """What runs are grouped by if nothing is said: their sweep, or the run alone."""
+    hydra = HydraConfig.get()
+    return Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else path.name
 
 
 def _write(folder: RunFolder, settings: RunSettings, outcome: Outcome, tracker: Tracker) -> None:
@@ -163,13 +170,14 @@ def _write(folder: RunFolder, settings: RunSettings, outcome: Outcome, tracker: 
     predictor = predictor_file(settings, outcome, folder.path.name)
     if predictor is not None:
         folder.write(FILE, predictor)
-    files = {"points.jsonl": folder.points, "frontier.json": folder.frontier, "frontier.png": folder.figure}
+    shown = (folder.points, folder.frontier, folder.figure, folder.report)
+    files = {path.name: path for path in shown}
     for config in configs(settings, outcome, folder.path.name, versions):
         name = f"config-{config.budget:g}.json"
         config.save(folder.path / name)
         files[name] = folder.path / name
     folder.write_json("frontier.json", frontier_record(settings, outcome, folder.path.name, versions))  # last
-    tracker.finish(outcome.points, summary(outcome), files, outcome.cost)
+    tracker.finish(results(outcome), files, outcome.cost)
 
 
 def _print(folder: RunFolder, outcome: Outcome) -> None:

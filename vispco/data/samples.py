@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,10 @@ from vispco.errors import DataError
 
 MAX_PIXELS = 64_000_000
 """Larger images are refused before they are decoded."""
+MAX_BYTES = 2**26
+"""Longer image files are refused before they are opened."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What an image file may be; Pillow's other formats run programs, or parse what nobody stores pictures in."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +36,38 @@ class Picture:
         return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
 
     def digest(self) -> str:
-        """Identifies the picture by its bytes."""
-        return hashlib.sha256(self.encoded).hexdigest()
+        """Identifies the picture by its bytes; computed once."""
+        return self._digest
 
     def size(self) -> tuple[int, int]:
-        """Width and height, without decoding the pixels.
+        """Width and height, without decoding the pixels; looked up once.
 
         Raises
         ------
         ValueError
-            If it is no image, cannot be read, or has more than :data:`MAX_PIXELS`.
+            If it is no image, cannot be read, has more than :data:`MAX_PIXELS` or is longer than :data:`MAX_BYTES`.
         """
+        return self._size
+
+    def open(self) -> Image.Image:
+        """The image, of which only the header was read; OSError, ValueError or SyntaxError if that cannot be done."""
+        return Image.open(io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source, formats=FORMATS)
+
+    @cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(self.encoded).hexdigest()
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
         try:
-            width, height = Image.open(io.BytesIO(self.encoded)).size
-        except (OSError, Image.DecompressionBombError) as error:
+            length = len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
+            if length <= MAX_BYTES:
+                with self.open() as image:
+                    width, height = image.size
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             raise ValueError(f"image cannot be decoded ({error}); store PNG or JPEG") from None
+        if length > MAX_BYTES:
+            raise ValueError(f"image of {length} bytes is over the limit of {MAX_BYTES}; shrink it")
         if width * height > MAX_PIXELS:
             raise ValueError(f"image of {width} x {height} pixels is over the limit of {MAX_PIXELS}; shrink it")
         return width, height
@@ -101,7 +122,7 @@ class Sample:
     slice : str
         Task slice that scores are reported by.
     split : str
-        ``train``, ``validation`` or ``test``; empty if the data set has no splits.
+        Empty if it belongs to none.
     answers : tuple of str
         All references, if there are several.
     options : tuple of (letter, text)
@@ -122,10 +143,20 @@ class Sample:
         """All references, at least one."""
         return self.answers or (self.answer,)
 
-    @cached_property
+    @property
     def image(self) -> Image.Image:
-        """The decoded RGB image; DataError if its pixels are damaged."""
+        """The decoded RGB image, which is not kept; DataError if its pixels are damaged."""
         try:
-            return Image.open(io.BytesIO(self.picture.encoded)).convert("RGB")
+            return self.picture.open().convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
             raise DataError(f"sample {self.index}: image cannot be decoded ({error}); store it again") from None
+
+
+def data_fingerprint(samples: Sequence[Sample], scorer: str = "") -> str:
+    """Digest of what samples show, ask and accept, and of what judges the answers; 16 hexadecimal digits."""
+    digest = hashlib.sha256(scorer.encode())
+    for sample in samples:
+        parts = (sample.index, sample.question, sample.answer, repr(sample.references), repr(sample.options))
+        for part in (sample.picture.encoded, *(part.encode() for part in parts)):
+            digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()[:16]

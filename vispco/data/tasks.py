@@ -40,12 +40,12 @@ class Task:
         if "question" not in named:
             raise ConfigError(f"{shown} does not name {{question}}; without it there is nothing to ask")
 
-    def sample(self, row: Row) -> Sample:
+    def sample(self, row: Row, index: str | None = None) -> Sample:
         """The sample of a row; its reference answer is the most frequent one, the first of them in a tie."""
         options = "".join(f"{letter}. {text}\n" for letter, text in row.options.items())
         hint = f"{row.hint}\n" if row.hint else ""
         return Sample(
-            index=row.index,
+            index=row.index if index is None else index,
             picture=row.picture,
             question=self.prompt.format(question=row.question, hint=hint, options=options),
             answer=Counter(row.answers).most_common(1)[0][0],

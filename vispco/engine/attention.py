@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import import_utils
 
 from vispco.engine import refusals
 from vispco.engine.families import Family
@@ -157,6 +158,29 @@ REASONS = {
 """Why a backend is refused, where a reason is known."""
 
 
+def check_backend(backend: str) -> None:
+    """Refuse a backend before a model is opened with it.
+
+    transformers would take any other name for a kernel on the hub, which is code, and fetch one in place of a flash
+    kernel that is not installed.
+
+    Raises
+    ------
+    ModelError
+        If no model can be pruned under it, or it is not installed.
+    """
+    if backend not in ANY_BACKEND:
+        reason = f" cannot be used: {REASONS[backend]}" if backend in REASONS else " is unknown"
+        raise ModelError(f"attention backend {backend!r}{reason}; choose one of {', '.join(ANY_BACKEND)}")
+    if is_flash(backend):
+        installed = getattr(import_utils, f"is_flash_attn_{backend[-1]}_available", lambda: False)
+        if not installed():
+            raise ModelError(
+                f"attention backend {backend!r} needs its flash-attn package and a CUDA device, and one of them is not "
+                "here; install it, or choose sdpa"
+            )
+
+
 @contextmanager
 def observed_attention(family: Family) -> Iterator[None]:
     """Switch the language model to the observed form of its attention backend, and back at the end.
@@ -183,4 +207,4 @@ def observed_attention(family: Family) -> Iterator[None]:
         text._attn_implementation = stock
 
 
-__all__ = ["is_flash", "observed_attention", "policy_attention"]
+__all__ = ["check_backend", "is_flash", "observed_attention", "policy_attention"]

@@ -114,7 +114,7 @@ class _Run:
         ratios, captured = inputs[0], self.captured
         parallel.check_together("schedules in training", *inputs)
         batch, length = captured.visual.shape
-        every = torch.arange(batch, device=captured.hidden.device)
+        every = torch.arange(batch, device=captured.visual.device)
         parts = every.split(max(1, PART // length))
         firsts = [first_cut(each, captured) for each in ratios]
         results = [ratios.new_zeros(len(ratios), batch)]
@@ -132,7 +132,7 @@ class _Run:
                     continue
                 values = [value[schedule, samples.to(value.device)].detach().clone() for value in inputs]
                 state = RelaxedPrefill(prefill.select(samples), temperature=self.temperature, hard=self.hard)
-                found, ran = self._part(samples, state, hidden[samples], first, values, slopes=slopes)
+                found, ran = self._part(samples, state, hidden[samples.to(hidden.device)], first, values, slopes=slopes)
                 for result, part in zip(results, found, strict=True):
                     result[schedule, samples.to(result.device)] = part.to(result)
                 kept[first:, schedule, samples] = torch.stack(ran)

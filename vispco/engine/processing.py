@@ -14,12 +14,13 @@ def open_processor(folder: Path) -> Any:
     A processor that also takes videos needs torchvision for that part, and transformers refuses the whole of it where
     torchvision is not installed. Then it is opened for images alone.
     """
+    how = {"local_files_only": True, "trust_remote_code": False}
     if not is_torchvision_available():
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, **how)
         kind: Any = PROCESSOR_MAPPING.get(type(config), None)
         if kind is not None and "video_processor" in kind.get_attributes():
-            return images_only(kind).from_pretrained(folder, local_files_only=True)
-    return AutoProcessor.from_pretrained(folder, local_files_only=True)
+            return images_only(kind).from_pretrained(folder, **how)
+    return AutoProcessor.from_pretrained(folder, **how)
 
 
 def images_only(kind: Any) -> Any:

@@ -93,6 +93,7 @@ class RelaxedPrefill(Prefill):
         return self._spread(soft - soft.detach(), 0)
 
     def _apply(self, ratio: Tensor, hidden: Tensor, ranks: Tensor, slope: Tensor | float) -> Tensor:
+        ratio = ratio.to(self.totals.device)
         count = ratio * self.totals
         # A token's rank is the weight of all better ones: the plain rank where weights are 0 and 1.
         order = ranks.argsort(dim=1)
@@ -127,4 +128,4 @@ class RelaxedPrefill(Prefill):
 
 def keep_counts_of(ratio: Tensor, totals: Tensor, floor: Tensor) -> Tensor:
     """Integer counts of one ratio per sample; shape (batch,)."""
-    return keep_counts(ratio.detach(), totals.to(torch.int64), floor).diagonal()
+    return keep_counts(ratio.detach().cpu(), totals.cpu().to(torch.int64), floor).diagonal()

@@ -20,6 +20,7 @@ from vispco.engine import refusals
 from vispco.engine.attention import is_flash, observed_attention
 from vispco.engine.families import describe
 from vispco.engine.gathering import gather_slots
+from vispco.engine.placing import device_of
 from vispco.engine.prefill import Prefill, last_real, sample_keys
 from vispco.engine.prompt import take_deepstack, told_of_pictures
 from vispco.engine.relaxed import RelaxedPrefill
@@ -173,10 +174,12 @@ class Replay:
         Parameters
         ----------
         inputs : dict
-            What the processor returned: ``input_ids``, ``attention_mask`` and pixels.
+            What the processor returned: ``input_ids``, ``attention_mask`` and pixels; they go to the model's device.
         query : Tensor, shape (batch,), or None
             Slot of the last prompt token; the last real token if None.
         """
+        device = device_of(self.model)
+        inputs = {name: value.to(device) for name, value in inputs.items()}
         arguments: list[dict[str, Any]] = []
         first: list[Tensor] = []
         added: list[Tensor] = []
@@ -201,7 +204,7 @@ class Replay:
             hook.remove()
         ids, real = inputs["input_ids"], inputs["attention_mask"].bool()
         visual = self.family.visual_mask(ids) & real
-        end = last_real(real) if query is None else query
+        end = last_real(real) if query is None else query.to(device)
         keys = sample_keys(ids, real, end)
         captured = Captured(first[0], tuple(arguments), tuple(added), visual, real, end, keys, {})
         pictured = watch.signals(told_of_pictures(inputs), self.start(captured).alive)
@@ -281,7 +284,7 @@ class Replay:
         self.check_weights()
         first, number = first_cut(ratios, captured), len(ratios)
         start, hidden = self.whole(captured, self.start(captured), captured.hidden, 0, first)
-        every = torch.arange(len(hidden), device=hidden.device).repeat(number)
+        every = torch.arange(len(hidden), device=captured.visual.device).repeat(number)
         many, each = captured.select(every), ratios.repeat_interleave(len(hidden), dim=0)
         if visit:
             for _ in range(1, first):
@@ -289,7 +292,7 @@ class Replay:
         values = {name: value.repeat_interleave(len(hidden)) for name, value in (knobs or {}).items()}
         prefill = RelaxedPrefill(start.select(every), temperature=temperature, hard=hard)
         logits = self.weighted(
-            many, prefill, hidden[every], first, each, rows[every.to(rows.device)], values,
+            many, prefill, hidden[every.to(hidden.device)], first, each, rows[every.to(rows.device)], values,
             checkpointing=checkpointing, visit=visit,
         )  # fmt: skip
         return logits.view(number, -1, *logits.shape[1:])
@@ -339,7 +342,9 @@ class Replay:
             As of :meth:`relaxed`.
         """
         if knobs:
-            prefill.selector, prefill.learns_knobs = self.selector.tuned(**knobs), True
+            device = captured.visual.device
+            own = {name: value.to(device) for name, value in knobs.items()}
+            prefill.selector, prefill.learns_knobs = self.selector.tuned(**own), True
         for index in range(first, self.layers):
             prefill, hidden = prefill.weigh(index, ratios[:, index], hidden, captured.arguments[index])
             if visit:

@@ -31,6 +31,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vispco.data import user_cache
+from vispco.engine.placing import device_of, stored_weights
 
 LAYOUT = "1"
 """Part of every origin; raised when files, or how their numbers are computed, change."""
@@ -130,7 +131,7 @@ def _read(path: Path, origin: Mapping[str, str]) -> Tensor | None:
 def model_origin(model: Any) -> dict[str, str]:
     """The part of an origin that all batches share."""
     config = model.config
-    text, device = config.get_text_config(), model.device
+    text, device = config.get_text_config(), device_of(model)
     place = f"cpu {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
     stated = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
     backends = [part._attn_implementation for part in (config, text, getattr(config, "vision_config", text))]
@@ -163,7 +164,7 @@ def weights_digest(model: Any) -> str:
     fingerprint by which points are told apart, they see a single weight that differs.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in stored_weights(model):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(_bits(tensor).sum(dim=-1, dtype=torch.int64).cpu().numpy().tobytes())
     return digest.hexdigest()

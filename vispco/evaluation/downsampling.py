@@ -193,6 +193,8 @@ def downsample(evaluator: Evaluator, factor: float, *, advance: Callable[[int], 
             full += _sizes(batch.text_tokens, batch.captured.visual_tokens)
             if advance:
                 advance(len(samples))
+        judge = evaluator.official
+        official = judge.scores(evaluator.model, smaller, evaluator.samples) if judge else None
 
     kl, score, text, visual = parallel.combine(found)
     fewer = _sizes(text.long(), visual.long())
@@ -200,7 +202,8 @@ def downsample(evaluator: Evaluator, factor: float, *, advance: Callable[[int], 
     costs = {name: spent[name].unpruned / whole[name].unpruned for name in whole}
     evaluator.ledger.add_forwards(done * costs["flops"])
     share = sum(visual for _, visual in fewer) / sum(visual for _, visual in full)
-    return Downsampled(Quality(kl.numpy(), score.numpy()), costs, basis_of(whole), share)
+    scores = score.numpy() if official is None else official
+    return Downsampled(Quality(kl.numpy(), scores), costs, basis_of(whole), share)
 
 
 def _answered(
@@ -209,11 +212,11 @@ def _answered(
     """KL, score, text and visual tokens of samples on smaller pictures, each of shape (samples,), float64."""
     small = prepare(smaller, samples)
     captured = replay.capture(small.inputs, small.query)
-    logits = replay.run(captured, (1.0,) * replay.layers, small.rows)
+    logits = replay.run(captured, (1.0,) * replay.layers, small.rows.to(captured.visual.device))
     rows = small.rows.shape[1]  # of a batch cut short, the longest answer may have gone
     known = replace(batch, targets=batch.targets[:, :rows], teacher=batch.teacher[:, :rows])
     visual = captured.visual_tokens
-    values = known.divergence(logits), evaluator.right(known, logits), small.prompt_tokens - visual, visual
+    values = known.divergence(logits), evaluator.right(known, logits), small.prompt_tokens - visual.cpu(), visual
     return [value.double().cpu() for value in values]
 
 

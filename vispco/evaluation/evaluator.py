@@ -23,6 +23,7 @@ from vispco.engine.prefill import Prefill
 from vispco.errors import ConfigError
 from vispco.evaluation.cache import TeacherCache, batch_origin, model_origin
 from vispco.evaluation.ledger import Ledger
+from vispco.evaluation.official import Official
 from vispco.evaluation.prompts import END, NOTHING, prepare, sizes_of
 from vispco.schedule import check_keep, keep_counts
 from vispco.selectors import make_selector
@@ -39,7 +40,7 @@ class Quality:
     kl : ndarray, shape (samples,)
         KL(unpruned || pruned) in nats, mean over the answer's tokens.
     score : ndarray, shape (samples,)
-        1 where the greedy answer is the reference, to its end; else 0.
+        In 0..1, official; or 1 where the greedy answer is the reference, to its end, and else 0.
     """
 
     kl: NDArray[np.float64]
@@ -57,7 +58,10 @@ class Quality:
 
 @dataclass(frozen=True)
 class TeacherBatch:
-    """A captured batch with the unpruned model's log-probabilities, shape (batch, answers, vocabulary)."""
+    """A captured batch with the unpruned model's log-probabilities, shape (batch, answers, vocabulary).
+
+    ``text_tokens`` are on the CPU, where costs are counted, all else is on the model's device.
+    """
 
     captured: Captured
     rows: Tensor
@@ -67,17 +71,18 @@ class TeacherBatch:
 
     def select(self, index: Tensor) -> "TeacherBatch":
         """The batch made of samples ``index`` (which may repeat)."""
+        own = index.to(self.rows.device)
         return TeacherBatch(
-            self.captured.select(index),
-            self.rows[index],
-            self.targets[index],
-            self.teacher[index],
-            self.text_tokens[index],
+            self.captured.select(own),
+            self.rows[own],
+            self.targets[own],
+            self.teacher[own],
+            self.text_tokens[index.cpu()],
         )
 
     def divergence(self, logits: Tensor) -> Tensor:
         """KL(unpruned || pruned) per sample, mean over answer tokens; differentiable, shape (batch,)."""
-        student = logits.float().log_softmax(dim=-1)
+        student = logits.to(self.teacher.device).float().log_softmax(dim=-1)
         per_row = (self.teacher.exp() * (self.teacher - student)).sum(dim=-1)
         counts = (self.targets >= 0).to(per_row.dtype)
         return (per_row * counts).sum(dim=1) / counts.sum(dim=1)
@@ -103,6 +108,8 @@ class Evaluator:
         Answers that costs of decoding are counted for, beyond their first token.
     table : LatencyTable or None
         For costs in time.
+    official : Official or None
+        Scores generated answers. If None, scores are read off teacher forcing, for nothing: exact match of tokens.
     """
 
     def __init__(
@@ -118,6 +125,7 @@ class Evaluator:
         cache: TeacherCache | None = None,
         new_tokens: int = 32,
         table: LatencyTable | None = None,
+        official: Official | None = None,
     ):
         self.samples, self.processor = samples, processor
         self.ledger = ledger if ledger is not None else Ledger()
@@ -126,7 +134,7 @@ class Evaluator:
         self.selector = make_selector(selector, selector_params)
         self.replay = Replay(model, self.selector)
         self.model = model
-        self.new_tokens, self.table = new_tokens, table
+        self.new_tokens, self.table, self.official = new_tokens, table, official
         stops = model.generation_config.eos_token_id
         self._stops = torch.tensor([stops] if isinstance(stops, int) else list(stops or []), dtype=torch.int64)
         origin = {} if cache is None else model_origin(model)
@@ -245,7 +253,22 @@ class Evaluator:
         for forwards in parallel.combine(spent).tolist():
             self.ledger.add_forwards(forwards)
         kl, score = parallel.combine(found).numpy()
+        if self.official is not None:
+            score = self._judge(tables, number)
         return [Quality(*both) for both in zip(kl, score, strict=True)]
+
+    def _judge(self, tables: Sequence[Tensor], number: int) -> NDArray[np.float64]:
+        """Official scores of the first samples under every schedule; shape (schedules, number)."""
+        assert self.official is not None
+        scores, samples = torch.zeros(len(tables), number, dtype=torch.float64), self.samples[:number]
+        for unit in parallel.share(len(tables)):
+            schedule = tables[unit] if tables[unit].dim() == 1 else tables[unit][:number]
+            found = self.official.scores_under(
+                self.model, self.processor, samples, schedule.numpy(), self.selector_name, self.selector_params
+            )
+            scores[unit] = torch.from_numpy(found)
+        combined: NDArray[np.float64] = parallel.combine(scores).numpy()
+        return combined
 
     def _table(self, schedule: Sequence[float] | ArrayLike) -> Tensor:
         """A schedule, shape (layers,), or one per sample, shape (samples, layers); float64."""
@@ -266,9 +289,11 @@ class Evaluator:
         """A batch; without answers of the unpruned model if these are another process' to find."""
         batch = prepare(self.processor, samples)
         captured = self.replay.capture(batch.inputs, batch.query)
+        device = captured.visual.device
+        rows = batch.rows.to(device)
 
         def run() -> Tensor:
-            full = self.replay.run(captured, (1.0,) * self.replay.layers, batch.rows)
+            full = self.replay.run(captured, (1.0,) * self.replay.layers, rows)
             return full.float().log_softmax(dim=-1)
 
         if not mine:
@@ -277,10 +302,10 @@ class Evaluator:
             teacher = run()
         else:
             place = {**origin, **batch_origin({**batch.inputs, "rows": batch.rows})}
-            teacher = cache.recall(place, tuple(batch.rows.shape), run).to(captured.hidden.device)
+            teacher = cache.recall(place, tuple(rows.shape), run)
         self.ledger.add_forwards(len(samples))
-        text = batch.prompt_tokens - captured.visual_tokens
-        return TeacherBatch(captured, batch.rows, batch.targets, teacher, text)
+        text = batch.prompt_tokens - captured.visual_tokens.cpu()
+        return TeacherBatch(captured, rows, batch.targets.to(device), teacher.to(device), text)
 
     def _walk(self, batch: TeacherBatch, start: Any, counts: list[Tensor]) -> tuple[list[tuple[int, Tensor]], float]:
         """Logits of every schedule, depth first through the tree of common beginnings; and the forwards it took."""
@@ -322,14 +347,18 @@ class Evaluator:
     def _price(self, batch: TeacherBatch, kept: Tensor) -> float:
         """Forwards that a run of one layer is worth."""
         text = batch.text_tokens.double()
-        run = self.shape.layer(text + kept.double())
-        whole = self.shape.layers * self.shape.layer(text + batch.captured.visual_tokens.double())
+        run = self.shape.layer(text + kept.cpu().double())
+        whole = self.shape.layers * self.shape.layer(text + batch.captured.visual_tokens.cpu().double())
         return float((run / whole).sum())
 
     def right(self, batch: TeacherBatch, logits: Tensor) -> Tensor:
         """Whether every greedy token is the answer's, and the text then ends; shape (batch,), bool."""
-        said = logits.argmax(dim=-1)
-        ends = torch.isin(said, self._stops) if len(self._stops) else torch.ones_like(said, dtype=torch.bool)
+        said = logits.argmax(dim=-1).to(batch.targets.device)
+        ends = (
+            torch.isin(said, self._stops.to(said.device))
+            if len(self._stops)
+            else torch.ones_like(said, dtype=torch.bool)
+        )
         right = torch.where(batch.targets == END, ends, said == batch.targets)
         return (right | (batch.targets == NOTHING)).all(dim=1)
 

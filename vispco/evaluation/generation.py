@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 
 from vispco.data import Sample
+from vispco.engine.placing import device_of
 from vispco.evaluation.prompts import prompt_text
 
 
@@ -24,10 +26,32 @@ def generate_answers(
     for start in range(0, len(samples), batch_size):
         part = samples[start : start + batch_size]
         texts = [prompt_text(processor, sample.question) for sample in part]
-        inputs = processor(text=texts, images=[[s.image] for s in part], padding=True, return_tensors="pt")
-        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
-        new = tokens[:, inputs["input_ids"].shape[1] :]
-        answers += [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
+        images = [[sample.image] for sample in part]
+        said = generate_texts(model, processor, texts, images, do_sample=False, max_new_tokens=max_new_tokens)
+        answers += [text.strip() for text in said]
         if advance:
             advance(len(part))
     return answers
+
+
+def generate_texts(
+    model: Any, processor: Any, prompts: Sequence[str], images: Sequence[Sequence[Image.Image]], **options: Any
+) -> list[str]:
+    """What ``generate`` adds to a batch of prompts, without special tokens.
+
+    Parameters
+    ----------
+    model, processor
+        From :func:`vispco.engine.load_checkpoint`.
+    prompts : sequence of str
+        From :func:`prompt_text`.
+    images : sequence of sequences of images
+        Those of every prompt, at least one each, or none at all.
+    **options
+        Of ``generate``.
+    """
+    pictures = [list(own) for own in images] if any(images) else None
+    inputs = processor(text=list(prompts), images=pictures, padding=True, return_tensors="pt").to(device_of(model))
+    tokens = model.generate(**inputs, **options)
+    said: list[str] = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return said

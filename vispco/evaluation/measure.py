@@ -9,11 +9,14 @@ import numpy as np
 from pydantic import JsonValue
 
 from vispco.cost import Cost
-from vispco.data import Sample
+from vispco.data import Sample, Task, data_fingerprint
 from vispco.engine import fingerprint
 from vispco.evaluation.evaluator import Evaluator, Quality, Schedule
 from vispco.evaluation.prompts import prompt_fingerprint
 from vispco.frontier import Point
+
+TASK = Task()
+"""The question as it is."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,20 @@ class Provenance:
     dtype: str
     model: str
     prompt: str
+    data: str
 
     @classmethod
-    def of(cls, model: Any, processor: Any, seed: int) -> "Provenance":
-        """Read it off a loaded model."""
+    def of(
+        cls, model: Any, processor: Any, seed: int, samples: Sequence[Sample] = (), scorer: str = "", task: Task = TASK
+    ) -> "Provenance":
+        """Read it off a loaded model, the samples, and what judges their answers."""
         return cls(
             seed=seed,
             backend=model.config.get_text_config()._attn_implementation,
             dtype=str(model.dtype).removeprefix("torch."),
             model=fingerprint(model),
-            prompt=prompt_fingerprint(processor),
+            prompt=prompt_fingerprint(processor, task),
+            data=data_fingerprint(samples, scorer),
         )
 
 
@@ -67,9 +74,12 @@ def measure(
     provenance: Provenance,
     *,
     split: str,
+    metric: str = "score",
     advance: Callable[[float], None] | None = None,
 ) -> list[tuple[Point, Quality]]:
     """Evaluate every candidate with all its costs, and keep its per-sample quality for paired intervals.
+
+    What the evaluator scores is called ``metric`` in the points: "score" is the official one of the task.
 
     Candidates with the same selector and settings are evaluated together. Progress counts the samples of all of them as
     one pass.
@@ -90,7 +100,7 @@ def measure(
             spent = {name: cost.exact(candidates[index].schedule) for name, cost in costs.items()}
             point = make_point(
                 candidates[index], quality, own.samples, spent, provenance, basis=basis_of(costs),
-                split=split, selector=own.selector_name, selector_params=own.selector_params,
+                split=split, selector=own.selector_name, selector_params=own.selector_params, metric=metric,
             )  # fmt: skip
             measured[index] = (point, quality)
     return [measured[index] for index in range(len(candidates))]
@@ -116,8 +126,9 @@ def make_point(
     split: str,
     selector: str,
     selector_params: Mapping[str, JsonValue] | None = None,
+    metric: str = "score",
 ) -> Point:
-    """The record of one evaluation, with the score of every slice."""
+    """The record of one evaluation, with the score of every slice; ``metric`` as of :func:`measure`."""
     slices: dict[str, list[int]] = defaultdict(list)
     for index, sample in enumerate(samples):
         slices[sample.slice].append(index)
@@ -131,12 +142,15 @@ def make_point(
         seed=provenance.seed,
         costs=dict(costs),
         basis=dict(basis),
-        quality={"score": float(quality.score.mean()), "kl": float(quality.kl.mean())},
-        slices={name: float(np.mean(quality.score[members])) for name, members in sorted(slices.items())},
+        quality={metric: float(quality.score.mean()), "kl": float(quality.kl.mean())},
+        slices={name: float(np.mean(quality.score[members])) for name, members in sorted(slices.items())}
+        if metric == "score"
+        else {},
         samples=len(samples),
         backend=provenance.backend,
         dtype=provenance.dtype,
         model=provenance.model,
         prompt=provenance.prompt,
+        data=provenance.data,
         budget=candidate.budget,
     )

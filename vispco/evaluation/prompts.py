@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vispco.data import Sample
+from vispco.data import Sample, Task
 from vispco.engine.families import describe
 from vispco.engine.prefill import Prefill, sample_keys
 from vispco.errors import DataError, ModelError
@@ -46,15 +46,15 @@ NOTHING = -2
 """Target of a row that does not count."""
 
 
-def prompt_text(processor: Any, question: str) -> str:
-    """The prompt for one image and a question.
+def prompt_text(processor: Any, question: str, images: int = 1) -> str:
+    """The prompt for images and, after them, a question.
 
     Raises
     ------
     ModelError
         If the processor has no chat template.
     """
-    content = [{"type": "image"}, {"type": "text", "text": question}]
+    content: list[dict[str, str]] = [{"type": "image"}] * images + [{"type": "text", "text": question}]
     try:
         text: str = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     except ValueError as error:
@@ -62,9 +62,11 @@ def prompt_text(processor: Any, question: str) -> str:
     return text
 
 
-def prompt_fingerprint(processor: Any) -> str:
-    """Digest of how a question becomes a prompt; 16 hexadecimal digits."""
-    return hashlib.sha256(prompt_text(processor, "\N{BULLET}").encode()).hexdigest()[:16]
+def prompt_fingerprint(processor: Any, task: Task | None = None) -> str:
+    """Digest of how a question becomes a prompt, by the task's template and the model's; 16 hexadecimal digits."""
+    bullet = "\N{BULLET}"
+    asked = task.prompt.format(question=bullet, hint="", options="") if task else bullet
+    return hashlib.sha256(prompt_text(processor, asked).encode()).hexdigest()[:16]
 
 
 def prepare(processor: Any, samples: Sequence[Sample]) -> Batch:

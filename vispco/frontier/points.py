@@ -19,7 +19,7 @@ from vispco.schedule import check_keep
 POINTS_FILE = "points.jsonl"
 """Name of the points file inside a run folder."""
 
-MERGE_KEYS = ("backend", "dtype", "model", "prompt", "split")
+MERGE_KEYS = ("backend", "dtype", "model", "prompt", "data", "split")
 """Fields in which points must agree before their numbers may be compared."""
 
 
@@ -51,8 +51,8 @@ class Point(BaseModel):
         Number of samples behind the numbers.
     backend, dtype : str
         Attention backend and number format of the evaluation.
-    model, prompt : str
-        Fingerprints of the model and of the prompt.
+    model, prompt, data : str
+        Fingerprints of the model, of the prompt, and of the samples with their scorer.
     budget : float or None
         Allowed cost it was searched for, if any.
     """
@@ -76,6 +76,7 @@ class Point(BaseModel):
     budget: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     selector_params: dict[str, JsonValue] = {}
     basis: dict[str, str] = {}
+    data: str = ""
 
     @field_validator("keep")
     @classmethod
@@ -158,8 +159,8 @@ def comparable(points: Sequence[Point]) -> None:
             ours, other = getattr(points[0], field), getattr(point, field)
             if ours != other:
                 raise DataError(
-                    f"points of different backend, dtype, model, prompt or split do not merge: {field} is {ours!r} in "
-                    f"{points[0].name!r} and {other!r} in {point.name!r}; choose the points of one {field}"
+                    f"points of different backend, dtype, model, prompt, data or split do not merge: {field} is "
+                    f"{ours!r} in {points[0].name!r} and {other!r} in {point.name!r}; choose the points of one {field}"
                 )
 
 

@@ -17,6 +17,7 @@ from vispco.config import PruningConfig
 from vispco.cost import FlopCost
 from vispco.engine import model_card, prune
 from vispco.engine.families import describe
+from vispco.engine.placing import device_of
 from vispco.engine.prefill import Prefill, last_real, sample_keys
 from vispco.errors import ConfigError
 from vispco.evaluation.prompts import Size, sizes_of
@@ -187,7 +188,7 @@ def bench(
     ModelError
         If the model is not supported.
     """
-    device = model.device.type
+    device = device_of(model).type
     _check(device, clock, {"batches": len(inputs), "new_tokens": new_tokens, "rounds": rounds})
     with prune(model, config):  # refuses what does not go together before anything long
         pass
@@ -280,21 +281,21 @@ def _prefill(model: Any, inputs: Inputs) -> Any:
 
 def _baseline(model: Any, inputs: Inputs, clock: str) -> float:
     """Seconds of a stock prefill, without the first one: what had to be loaded is loaded by then."""
-    calls = [seconds(partial(_prefill, model, inputs), model.device.type) for _ in range(1 + BASELINE)]
+    calls = [seconds(partial(_prefill, model, inputs), device_of(model).type) for _ in range(1 + BASELINE)]
     return median(call[clock] for call in calls[1:])
 
 
 def _memory(model: Any, inputs: Inputs, side: Side) -> tuple[int, int]:
     """Peak bytes of a prefill, and bytes that its cache holds."""
     with side():
-        peak = peak_bytes(partial(_prefill, model, inputs), model.device.type)
+        peak = peak_bytes(partial(_prefill, model, inputs), device_of(model).type)
         cache = _prefill(model, inputs).past_key_values
     return peak, sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
 
 def _energy(model: Any, inputs: Inputs, sides: Mapping[str, Side]) -> tuple[Compared | None, str]:
     """Joules of a prefill of both models, if the device reports them."""
-    device = model.device.type
+    device = device_of(model).type
     meter, source = find_meter(device)
     if meter is None:
         return None, source

@@ -28,6 +28,7 @@ from vispco.cost.table import LatencyTable, Protocol, TableKey
 from vispco.data import Sample
 from vispco.engine import prune
 from vispco.engine.families import Family, describe
+from vispco.engine.placing import device_of
 from vispco.errors import ConfigError
 from vispco.evaluation.prompts import prepare
 from vispco.profiling.fitting import fit_table
@@ -88,7 +89,7 @@ def calibrate(
         If an argument cannot be used, or the machine is too unsteady: the drift was too large twice.
     """
     family = describe(model)
-    device = family.model.device.type
+    device = device_of(family.model).type
     if clock not in clocks(device):
         raise ConfigError(f"clock {clock!r} is unknown on {device}; choose one of {', '.join(clocks(device))}")
     if not inputs or not selectors:
@@ -166,7 +167,7 @@ def table_key(model: Any, batch: int) -> TableKey:
     family = describe(model)
     text: Any = family.decoder.config
     return TableKey(
-        device=_device_name(family.model.device),
+        device=_device_name(device_of(family.model)),
         threads=torch.get_num_threads(),
         dtype=str(family.model.dtype).removeprefix("torch."),
         backend=text._attn_implementation,
@@ -200,9 +201,8 @@ def inputs_of(model: Any, processor: Any, samples: Sequence[Sample]) -> dict[str
     batch = prepare(processor, samples)
     place, width = batch.inputs["input_ids"].shape, int(batch.query[0]) + 1
     cut = {name: value[:, :width] if value.shape == place else value for name, value in batch.inputs.items()}
-    return {
-        name: value.to(model.device, model.dtype if value.is_floating_point() else None) for name, value in cut.items()
-    }
+    device = device_of(model)
+    return {name: value.to(device, model.dtype if value.is_floating_point() else None) for name, value in cut.items()}
 
 
 def _spread(times: Sequence[float]) -> float:
@@ -238,7 +238,7 @@ class _Timing:
             )
 
         with context:
-            return time_stages(call, self.family.layers, model.device.type, self.clock)
+            return time_stages(call, self.family.layers, device_of(model).type, self.clock)
 
     def prefill(self, run: Run) -> float:
         """Seconds of a prefill."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from vispco.engine.placing import device_of
 from vispco.profiling.pairs import Times, read_clocks, since, wait_for
 
 
@@ -45,7 +46,7 @@ def time_generation(model: Any, inputs: Mapping[str, Tensor], new_tokens: int) -
     new_tokens : int
     """
     gc.collect()
-    device = model.device.type
+    device = device_of(model).type
     wait_for(device)
     start = read_clocks(device)
     first = _FirstToken(start, device)

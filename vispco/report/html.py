@@ -1,92 +1,44 @@
-"""The report of a run: one HTML file that needs nothing but a browser, neither network nor other files."""
+"""The report of a run: one HTML file that needs nothing but a browser, neither network nor other files.
 
+Tables are made here. Charts are drawn in the browser by the scripts in ``page/`` from the payload embedded in the file;
+the page's policy names the digest of that one script, so that no other can run, whatever the data hold.
+"""
+
+import base64
+import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
-from typing import Any, NamedTuple
+from importlib.resources import files
+from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from vispco.frontier import Interval, Point, comparable
+from vispco.errors import DataError
+from vispco.frontier import Point, comparable
+from vispco.report.data import ReportData
 from vispco.report.files import write_whole
-from vispco.report.overlays import Overlay, panels
-from vispco.report.plots import COST_NAMES, Mark, cost_label, frontier_svg, percent, quality_label
-from vispco.report.scatter import costs_svg
+from vispco.report.overlays import image_uri
+from vispco.report.payload import QUALITY, payload, runs_of
+from vispco.report.plots import COST_NAMES, percent
+from vispco.report.slices import worst_of
 
-QUALITY = "score"
-
-
-@dataclass(frozen=True)
-class BudgetRow:
-    """What was learned for one budget.
-
-    Attributes
-    ----------
-    budget : float
-        Allowed cost as a fraction of the unpruned prefill.
-    learned : Point
-    grid : Point or None
-        What the exhaustive grid chose within the same budget, on the same search split, if there is one.
-    regret : Interval or None
-        Accuracy of ``grid`` minus accuracy of ``learned``, as fractions, paired by sample, at level 0.95; below 0 the
-        learned one wins.
-    """
-
-    budget: float
-    learned: Point
-    grid: Point | None = None
-    regret: Interval | None = None
-
-
-@dataclass(frozen=True)
-class IndicatorRow:
-    """One number that compares frontiers, e.g. hypervolume, IGD+, epsilon or the model FLOPs spent on the search.
-
-    Attributes
-    ----------
-    name, note : str
-        What it is called; in which direction it is better, or what its unit is.
-    learned : float
-    exhaustive : float or None
-        Of the exhaustive grid, where it has one; the report adds the ratio learned / exhaustive.
-    """
-
-    name: str
-    note: str
-    learned: float
-    exhaustive: float | None = None
-
-
-@dataclass(frozen=True)
-class ReportData:
-    """Everything a report shows.
-
-    Attributes
-    ----------
-    title : str
-    facts : sequence of (key, value)
-        What was run on what: model, data, selector, seed, versions.
-    points : sequence of Point
-        All points of the comparison; one of method "unpruned" gives the slices their baseline. If all of them know
-        their "latency", FLOPs are plotted against it.
-    cost : str
-        What budgets limit.
-    budgets : sequence of BudgetRow
-    indicators : sequence of IndicatorRow
-    overlays : sequence of Overlay
-        A few; they make up most of the file.
-    """
-
-    title: str
-    facts: Sequence[tuple[str, str]]
-    points: Sequence[Point]
-    cost: str = "flops"
-    budgets: Sequence[BudgetRow] = ()
-    indicators: Sequence[IndicatorRow] = ()
-    overlays: Sequence[Overlay] = ()
+SCRIPTS = (
+    "base",
+    "state",
+    "front",
+    "axes",
+    "details",
+    "legend",
+    "chart",
+    "schedules",
+    "slices",
+    "pictures",
+    "curves",
+    "main",
+)
+"""Files of the script in the order in which they are read."""
 
 
 class SliceCell(NamedTuple):
@@ -120,61 +72,57 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
 def render_report(data: ReportData) -> str:
     """Text of the HTML file; raises the DataError of :func:`write_report`."""
     shown = [point for row in data.budgets for point in (row.learned, row.grid) if point]
+    if not data.points:
+        raise DataError("no points to show; give at least one evaluated point")
     comparable([*data.points, *shown])
-    svg, marks = frontier_svg(data.points, cost=data.cost, quality=QUALITY)
-    timed = all("latency" in point.costs for point in data.points)
-    unpruned = next((point for point in data.points if point.method == "unpruned"), None)
+    drawn, script = payload(data), script_text()
     return _template().render(
         data=data,
-        figure=Markup(svg),  # matplotlib has escaped the names in it
-        marks=[_mark(mark, data.cost) for mark in marks],
-        cost_label=cost_label(data.cost),
-        quality_label=quality_label(QUALITY, data.points[0].split),
-        unpruned=unpruned,
-        slices=_slices(unpruned, [row.learned for row in data.budgets]),
-        gallery=[(overlay, panels(overlay)) for overlay in data.overlays],
+        payload=drawn,
+        script=Markup(script),  # ours, not data
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=Markup(_page("style.css")),
+        unpruned=data.unpruned,
+        slices=_slices(data.unpruned, [row.learned for row in data.budgets]),
         cost=data.cost,
-        cost_name=COST_NAMES[data.cost],
-        scatter=Markup(costs_svg(data.points)) if timed else None,
+        cost_name=COST_NAMES.get(data.cost, data.cost),
         quality=QUALITY,
+        gallery=[(overlay, image_uri(overlay.image)) for overlay in data.overlays],
     )
+
+
+@cache
+def script_text() -> str:
+    """The page's script."""
+    return '\n"use strict";\n' + "\n".join(_page(f"{name}.js") for name in SCRIPTS)
+
+
+def _page(name: str) -> str:
+    return (files("vispco.report") / "page" / name).read_text(encoding="utf-8")
 
 
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=PackageLoader("vispco.report", ""),
+        loader=PackageLoader("vispco.report", "page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, runs=_runs, points=_percentage_points, number=_number)
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the first is what is shown first
+    environment.filters.update(percent=percent, runs=runs_of, points=_percentage_points, number=_number)
     return environment.get_template("report.html.j2")
-
-
-def _mark(mark: Mark, cost: str) -> dict[str, Any]:
-    """What hovering shows."""
-    point = mark.point
-    return {
-        "name": point.name,
-        "cost": point.costs[cost],
-        "score": point.quality[QUALITY],
-        "schedule": _runs(point.keep),
-        "x": mark.x,
-        "y": mark.y,
-    }
 
 
 def _slices(unpruned: Point | None, learned: Sequence[Point]) -> list[SliceRow]:
     """One row per slice that any of the points has; a slice is worst only if something is lost on it."""
     baseline = unpruned.slices if unpruned else {}
     names = list(dict.fromkeys(name for slices in (baseline, *(point.slices for point in learned)) for name in slices))
-    worst = []
-    for point in learned:
-        losses = {name: baseline[name] - point.slices[name] for name in baseline if name in point.slices}
-        largest = max(losses, key=lambda name: losses[name], default=None)
-        worst.append(largest if largest is not None and losses[largest] > 0.0 else None)
+    worst = [
+        worst_of({name: baseline[name] - point.slices[name] for name in baseline if name in point.slices})
+        for point in learned
+    ]
     return [
         SliceRow(
             name,
@@ -183,16 +131,6 @@ def _slices(unpruned: Point | None, learned: Sequence[Point]) -> list[SliceRow]:
         )
         for name in names
     ]
-
-
-def _runs(keep: Sequence[float]) -> str:
-    """Schedule in percent, equal neighbours together: ``0-1: 100, 2-5: 52, 6: 0``."""
-    parts = []
-    for text, group in groupby(enumerate(map(percent, keep)), key=lambda item: item[1]):
-        layers = [layer for layer, _ in group]
-        place = str(layers[0]) if len(layers) == 1 else f"{layers[0]}\N{EN DASH}{layers[-1]}"
-        parts.append(f"{place}: {text}")
-    return ", ".join(parts)
 
 
 def _percentage_points(difference: float) -> str:

@@ -1,103 +1,92 @@
-"""Overlays: an image with the visual tokens that were dropped dimmed."""
+"""Overlays: a picture with the visual tokens that were dropped dimmed, for every layer.
+
+The page holds a picture once, and what enters a layer as bits; the browser draws the veil over the dropped cells.
+"""
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from vispco.errors import DataError
 
-SIDE = 240
-"""Longest side in pixels that a picture is brought to: smaller ones by a whole factor, larger ones by averaging."""
-SHADE = np.array([24, 27, 34])
-"""Colour that dropped cells sink into."""
-REMAINS = 0.18
-"""Part of the original colour that a dropped cell keeps."""
+SIDE = 336
+"""Longest side in pixels that a larger picture is brought to, by averaging."""
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """One question about one image, and what was kept at some layers.
+    """One question about one picture, and what was kept.
 
     Attributes
     ----------
     image : PIL.Image.Image
         As the model sees it: cropped and padded like its input, so that the grid fits.
     grid : tuple of int (rows, columns)
-        Visual tokens per column and per row of the image.
-    kept : sequence of (label, mask)
-        Labels name layers, e.g. "layer 3"; masks are boolean, shape (rows, columns): True where the token enters it.
+        Visual tokens per column and per row of the picture.
+    kept : mapping of int to mask
+        By the layers where it changes: boolean, shape (rows, columns), True where the token enters the layer. Before
+        the first of them everything is kept.
     question, answer, said : str
         ``said`` is the model's answer with these tokens.
     """
 
     image: Image.Image
     grid: tuple[int, int]
-    kept: Sequence[tuple[str, ArrayLike]]
+    kept: Mapping[int, ArrayLike]
     question: str
     answer: str
     said: str
 
 
-def dim_dropped(image: Image.Image, mask: ArrayLike, grid: tuple[int, int]) -> Image.Image:
-    """RGB copy of ``image`` in which dropped cells are dimmed and kept cells untouched.
+def drawn(overlay: Overlay) -> dict[str, Any]:
+    """What the page's script gets: ``rows``, ``columns``, and ``kept``, pairs of a layer and its bits.
 
-    Pixel (y, x) of an image of height h and width w belongs to cell ``(y * rows // h, x * columns // w)``.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image
-    mask : array_like of bool, shape (rows, columns)
-    grid : tuple of int (rows, columns)
+    Bits are those of the mask row by row, the first the highest of its byte, in base 64.
 
     Raises
     ------
     DataError
-        If the mask is not boolean or not of the grid's shape.
+        If a mask is not boolean or not of the grid's shape.
     """
-    cells = np.asarray(mask)
-    if cells.dtype != bool or cells.shape != grid:
-        raise DataError(f"mask of {cells.dtype} {cells.shape} does not fit grid {grid}; give one boolean per cell")
-    pixels = np.asarray(image.convert("RGB"))
-    height, width = pixels.shape[:2]
-    rows, columns = np.arange(height) * grid[0] // height, np.arange(width) * grid[1] // width
-    dimmed = np.rint(REMAINS * pixels + (1.0 - REMAINS) * SHADE).astype(np.uint8)
-    return Image.fromarray(np.where(cells[np.ix_(rows, columns)][..., None], pixels, dimmed))
+    kept = []
+    for layer, mask in sorted(overlay.kept.items()):
+        cells = np.asarray(mask)
+        if cells.dtype != bool or cells.shape != overlay.grid:
+            raise DataError(
+                f"mask of {cells.dtype} {cells.shape} does not fit grid {overlay.grid}; give one boolean per cell"
+            )
+        kept.append((layer, base64.b64encode(np.packbits(cells).tobytes()).decode()))
+    rows, columns = overlay.grid
+    return {"rows": rows, "columns": columns, "kept": kept}
 
 
-def panels(overlay: Overlay) -> list[tuple[str, str]]:
-    """The image and its overlays as (caption, PNG as data URI).
+def shrunk(image: Image.Image) -> Image.Image:
+    """A picture of at most :data:`SIDE` pixels; small ones stay as they are, so that the browser shows their pixels."""
+    if max(image.size) <= SIDE:
+        return image
+    smaller = image.copy()
+    smaller.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return smaller
 
-    Raises
-    ------
-    DataError
-        As :func:`dim_dropped`.
+
+def image_uri(image: Image.Image) -> str:
+    """Data URI of a picture, shrunk if need be.
+
+    PNG, which is exact; JPEG where that is a third of it or less, as it is of photographs.
     """
-    image = resized(overlay.image.convert("RGB"))
-    found = [("input", _data_uri(image))]
-    for label, mask in overlay.kept:
-        cells: NDArray[np.bool_] = np.asarray(mask)
-        picture = dim_dropped(image, cells, overlay.grid)
-        found.append((f"{label}: {np.count_nonzero(cells)} of {cells.size}", _data_uri(picture)))
-    return found
+    image = shrunk(image.convert("RGB"))
+    exact, small = _encoded(image, "png", optimize=True), _encoded(image, "jpeg", quality=88)
+    kind, content = ("jpeg", small) if 3 * len(small) <= len(exact) else ("png", exact)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def resized(image: Image.Image) -> Image.Image:
-    """Bring a picture to about :data:`SIDE`: pixels of small ones stay sharp squares, large ones are averaged."""
-    longest = max(image.size)
-    if longest > SIDE:
-        smaller = image.copy()
-        smaller.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        return smaller
-    factor = SIDE // longest
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-
-
-def _data_uri(image: Image.Image) -> str:
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    image.save(stream, format=kind, **options)
+    return stream.getvalue()

@@ -1,4 +1,4 @@
-"""Figures for papers, run folders and the report: frontiers, and schedules as a heat map.
+"""Figures for papers and run folders: frontiers, and schedules as a heat map.
 
 Only matplotlib's objects are used, never its pyplot state, and it is imported where it is needed: it is slow to load
 and most commands draw nothing.
@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from vispco.errors import DataError, RunError
 from vispco.frontier import Point
@@ -43,17 +43,9 @@ COST_NAMES = {
     "latency": "time to first token (predicted)",
     "generation": "prefill and decoding time (predicted)",
 }
-QUALITY_NAMES = {"score": "accuracy"}
+QUALITY_NAMES = {"score": "accuracy", "kl": "KL from the unpruned model"}
 NO_CONTROLS = "no controls in this comparison"
 WARNING = "#d55e00"
-
-
-class Mark(NamedTuple):
-    """A point and where it is drawn, in units of the SVG's view box."""
-
-    point: Point
-    x: float
-    y: float
 
 
 def plot_frontiers(
@@ -90,34 +82,8 @@ def plot_frontiers(
 
     suffix = suffix_of(path)
     with matplotlib.rc_context(RC):
-        figure, _ = _frontiers(points, group_series(points, cost, quality), cost, quality, title)
-        write_whole(path, render(figure, suffix))
-
-
-def frontier_svg(points: Sequence[Point], *, cost: str = "flops", quality: str = "score") -> tuple[str, list[Mark]]:
-    """Draw the plot of :func:`plot_frontiers` as an SVG element for HTML, and say where every point went.
-
-    Raises
-    ------
-    DataError
-        As :func:`plot_frontiers`.
-    """
-    import matplotlib
-
-    with matplotlib.rc_context(RC):
         series = group_series(points, cost, quality)
-        figure, axes = _frontiers(points, series, cost, quality, "")
-        figure.set_dpi(72)  # the SVG backend's own, so that display coordinates are view box units
-        figure.patch.set_visible(False)
-        axes.patch.set_visible(False)
-        svg = render(figure, ".svg").decode()
-        height = figure.bbox.height
-        marks = []
-        for entry in series:
-            for point in entry.main + entry.dominated:
-                x, y = axes.transData.transform((point.costs[cost], point.quality[quality]))
-                marks.append(Mark(point, round(float(x), 2), round(float(height - y), 2)))
-    return svg[svg.index("<svg") :], marks
+        write_whole(path, render(_frontiers(points, series, cost, quality, title), suffix))
 
 
 def plot_schedules(
@@ -184,9 +150,7 @@ def quality_label(quality: str, split: str) -> str:
     return f"{QUALITY_NAMES.get(quality, quality)} on {split} split"
 
 
-def _frontiers(
-    points: Sequence[Point], series: Sequence[Series], cost: str, quality: str, title: str
-) -> tuple["Figure", "Axes"]:
+def _frontiers(points: Sequence[Point], series: Sequence[Series], cost: str, quality: str, title: str) -> "Figure":
     from matplotlib.figure import Figure
 
     if not points:
@@ -207,7 +171,7 @@ def _frontiers(
         figure.suptitle(title, fontsize=11)
     if not any(map(is_control, points)):
         axes.set_title(f"Caution: {NO_CONTROLS}", loc="left", color=WARNING, fontweight="bold", fontsize=9.5)
-    return figure, axes
+    return figure
 
 
 def _draw(axes: "Axes", series: Series, cost: str, quality: str, depth: int) -> None:

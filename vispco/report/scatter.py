@@ -48,18 +48,6 @@ def plot_costs(
         write_whole(path, render(_scatter(points, first, second, title), suffix))
 
 
-def costs_svg(points: Sequence[Point], first: str = "flops", second: str = "latency") -> str:
-    """Draw the plot of :func:`plot_costs` as an SVG element for HTML; raises its DataError."""
-    import matplotlib
-
-    with matplotlib.rc_context(RC):
-        figure = _scatter(points, first, second, "")
-        figure.patch.set_visible(False)
-        figure.axes[0].patch.set_visible(False)
-        svg = render(figure, ".svg").decode()
-    return svg[svg.index("<svg") :]
-
-
 def _scatter(points: Sequence[Point], first: str, second: str, title: str) -> "Figure":
     from matplotlib.figure import Figure
 

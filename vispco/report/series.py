@@ -64,11 +64,52 @@ def is_control(point: Point) -> bool:
     return point.method.startswith("control")
 
 
-def group_series(points: Sequence[Point], cost: str = "flops", quality: str = "score") -> list[Series]:
-    """Series of a plot in the order of its legend.
+@dataclass(frozen=True)
+class Group:
+    """The points of one series, whatever is plotted over what.
 
-    Controls are grouped by what precedes " b=" in their names, all others by method. Searched methods show their
-    frontiers; the learned one shows its dominated points too, because each of them answers to a budget.
+    Attributes
+    ----------
+    label : str
+    style : Style
+    members : tuple of Point
+        In the order given.
+    rest : bool
+        Whether dominated points are shown too.
+    """
+
+    label: str
+    style: Style
+    members: tuple[Point, ...]
+    rest: bool = False
+
+
+def group_points(points: Sequence[Point]) -> list[Group]:
+    """Groups of points in the order of the legend.
+
+    Controls are grouped by what precedes " b=" in their names, all others by method. Of searched methods, which have a
+    line, plots show the frontiers; of the learned one the dominated points too, because each answers to a budget.
+    """
+    groups: dict[tuple[int, str], list[Point]] = defaultdict(list)
+    for point in points:
+        rank = CONTROL if is_control(point) else RANKS.get(point.method, OTHER)
+        groups[rank, point.name.partition(" b=")[0] if is_control(point) else point.method].append(point)
+    found = []
+    spare = 0  # colours and markers given out to series that have none of their own
+    for rank, name in sorted(groups, key=lambda key: key[0]):
+        if rank in (OTHER, CONTROL):
+            line, width = ("-.", 1.2) if rank == OTHER else ("", 0.0)
+            style = Style(COLORS[spare % len(COLORS)], *MARKERS[spare % len(MARKERS)], line, width)
+            spare += 1
+        else:
+            style = STYLES[name]
+        label = name if rank == CONTROL else LABELS.get(name, name)
+        found.append(Group(label, style, tuple(groups[rank, name]), rest=rank == RANKS["learned"]))
+    return found
+
+
+def group_series(points: Sequence[Point], cost: str = "flops", quality: str = "score") -> list[Series]:
+    """Series of a plot in the order of its legend; see :func:`group_points`.
 
     Parameters
     ----------
@@ -86,23 +127,11 @@ def group_series(points: Sequence[Point], cost: str = "flops", quality: str = "s
         return point.costs[cost], point.quality[quality]
 
     pareto_front(points, cost, quality)  # controls alone would pass unchecked below
-    groups: dict[tuple[int, str], list[Point]] = defaultdict(list)
-    for point in points:
-        rank = CONTROL if is_control(point) else RANKS.get(point.method, OTHER)
-        groups[rank, point.name.partition(" b=")[0] if is_control(point) else point.method].append(point)
     found = []
-    spare = 0  # colours and markers given out to series that have none of their own
-    for rank, name in sorted(groups, key=lambda key: key[0]):
-        if rank in (OTHER, CONTROL):
-            line, width = ("-.", 1.2) if rank == OTHER else ("", 0.0)
-            style = Style(COLORS[spare % len(COLORS)], *MARKERS[spare % len(MARKERS)], line, width)
-            spare += 1
-        else:
-            style = STYLES[name]
-        members = sorted(groups[rank, name], key=place)
-        main = pareto_front(members, cost, quality) if style.line else members
+    for group in group_points(points):
+        members = sorted(group.members, key=place)
+        main = pareto_front(members, cost, quality) if group.style.line else members
         places = {place(point) for point in main}
-        dominated = [point for point in members if place(point) not in places] if rank == RANKS["learned"] else []
-        label = name if rank == CONTROL else LABELS.get(name, name)
-        found.append(Series(label, style, tuple(main), tuple(dominated)))
+        dominated = [point for point in members if place(point) not in places] if group.rest else []
+        found.append(Series(group.label, group.style, tuple(main), tuple(dominated)))
     return found

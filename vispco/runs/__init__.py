@@ -1,8 +1,18 @@
 """Run folders and trackers."""
 
+from vispco.runs.comparison import record_comparison
 from vispco.runs.folder import RunFolder
 from vispco.runs.lock import alone_in
 from vispco.runs.settings import RunSettings
-from vispco.runs.tracker import NoTracker, Tracker, WandbTracker
+from vispco.runs.tracker import NoTracker, Result, Tracker, WandbTracker
 
-__all__ = ["NoTracker", "RunFolder", "RunSettings", "Tracker", "WandbTracker", "alone_in"]
+__all__ = [
+    "NoTracker",
+    "Result",
+    "RunFolder",
+    "RunSettings",
+    "Tracker",
+    "WandbTracker",
+    "alone_in",
+    "record_comparison",
+]

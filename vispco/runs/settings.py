@@ -48,6 +48,13 @@ class DataSettings(_Group):
     max_new_tokens: Positive
     cache_gib: Annotated[float, Field(ge=0.0)]
 
+    @field_validator("path")
+    @classmethod
+    def _given(cls, path: str) -> str:
+        if path == "???":
+            raise ValueError("data.path is not given; name a table with data.path=...")
+        return path
+
 
 class SelectorSettings(_Group):
     """Which tokens stay."""

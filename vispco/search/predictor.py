@@ -58,14 +58,14 @@ class PromptFeatures:
 
 
 def pooled_prompt(batch: TeacherBatch) -> Tensor:
-    """Mean embeddings of a prompt's text tokens and of its visual tokens, shape (batch, 2 * width), float32."""
-    captured = batch.captured
-    slots = torch.arange(captured.hidden.shape[1], device=captured.hidden.device)
+    """Mean embeddings of a prompt's text tokens and of its visual tokens, shape (batch, 2 * width), float32, CPU."""
+    captured, device = batch.captured, batch.captured.visual.device
+    slots = torch.arange(captured.hidden.shape[1], device=device)
     asked = captured.real & (slots <= captured.query[:, None]) & ~captured.visual
-    hidden = captured.hidden.float()
+    hidden = captured.hidden.to(device).float()
     kinds = [mask[..., None] * hidden for mask in (asked, captured.visual)]
     counts = [mask.sum(dim=1, keepdim=True).clamp(min=1) for mask in (asked, captured.visual)]
-    return torch.cat([kind.sum(dim=1) / count for kind, count in zip(kinds, counts, strict=True)], dim=1)
+    return torch.cat([kind.sum(dim=1) / count for kind, count in zip(kinds, counts, strict=True)], dim=1).cpu()
 
 
 class Table(nn.Module):
