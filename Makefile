@@ -32,13 +32,13 @@ demo: $(READY)
 	$(BIN)/vispco search experiment=demo
 	@test -s runs/demo/report.html && echo "Report: $(CURDIR)/runs/demo/report.html"
 
-# Tests never reach for the network, and many tiny kernels run faster on one thread.
+# Tests never reach for the network, and many tiny kernels run faster on one thread; cores are for several tests.
 test test-matrix: export HF_HUB_OFFLINE = 1
 test test-matrix: export TRANSFORMERS_OFFLINE = 1
 test test-matrix: export WANDB_MODE = offline
 test test-matrix: export OMP_NUM_THREADS = 1
 test: $(READY)
-	$(BIN)/python -m pytest --cov
+	$(BIN)/python -m pytest --cov -n logical --maxprocesses 4 --dist worksteal
 
 # One line per version, every version even if one fails; the whole log only of those that fail.
 test-matrix: $(TRANSFORMERS:%=.venv-%/.ready)

@@ -94,6 +94,12 @@ def test_balanced_by_hand():
     assert sorted((often[7], often[8])) == [1, 2]
 
 
+def test_rows_are_repeated_in_turn():
+    """Two bins of seven each; the second has two rows, which are taken three and four times."""
+    often = Counter(balanced([4] * 12 + [64, 65], 14))
+    assert sorted((often[12], often[13])) == [3, 4]
+
+
 def test_one_bin_is_all_rows_once():
     assert sorted(balanced([8, 9, 15, 8], 10)) == [0, 1, 2, 3]
     assert balanced([], 3) == []

@@ -46,6 +46,15 @@ def test_a_processor_that_tells_another_number_is_not_believed(monkeypatch):
     assert len(told) == 1
 
 
+def test_an_empty_picture_has_the_same_sides(monkeypatch):
+    model, processor = load_checkpoint("micro-llava")
+    monkeypatch.setattr(processor, "_get_num_multimodal_tokens", None, raising=False)
+    count, new, made = token_counter(model, processor), Image.new, []
+    monkeypatch.setattr(Image, "new", lambda mode, size, *rest: (made.append(size), new(mode, size, *rest))[1])
+    count(Picture(png_of_size(120, 40)))
+    assert made[0] == (120, 40)
+
+
 def test_each_size_is_counted_once_and_pixels_are_not_needed(monkeypatch):
     model, processor = load_checkpoint("micro-qwen2.5-vl")
     asked = []

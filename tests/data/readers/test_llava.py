@@ -5,7 +5,7 @@ import json
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tables import picture
 
@@ -114,6 +114,7 @@ VALUES = st.recursive(
 
 
 @settings(max_examples=60, deadline=None)
+@example([-0.0, 1.5e300, -7], 2, None, True)  # a number that is cut before its point, and after its sign
 @given(st.lists(VALUES, max_size=6), st.integers(1, 9), st.sampled_from([None, 0, 3]), st.booleans())
 def test_pieces_of_any_length_give_the_whole(values, piece, indent, ascii_only):
     with pytest.MonkeyPatch.context() as patch:

@@ -27,7 +27,7 @@ const scale = ([low, high], [from, to]) => (value) => from + ((value - low) / (h
  */
 function axes(box, x, y) {
   const group = svg("g", { class: "axes", "aria-hidden": "true" });
-  const [across, fine] = ticks(...x.ends, Math.max(2, Math.floor((box.right - box.left) / 80)));
+  const [across, fine] = ticks(...x.ends, Math.round(3 + (box.right - box.left) / 130));
   for (const value of across) {
     const at = x.at(value);
     group.append(

@@ -18,10 +18,10 @@ function sliceBars(plot, note) {
         svg("text", { class: "tick", x: at(share), y: top - 12, "text-anchor": "middle" }, `${100 * share}${share === 1 ? " %" : ""}`),
       );
     }
-    const reach = chosen.changes && 1.1 * Math.max(0.01, ...chosen.changes.flatMap((each) => each.filter((end) => end !== null).map(Math.abs)));
-    const beside = chosen.changes && scale([-reach, reach], [middle + 4, width - 8]);
+    const ends = chosen.changes && range([0, ...chosen.changes.flat().filter((end) => end !== null)], 0.08);
+    const beside = chosen.changes && scale(ends, [middle + 4, width - 8]);
     if (beside) {
-      const [marks, fine] = ticks(-100 * reach, 100 * reach, 3);
+      const [marks, fine] = ticks(100 * ends[0], 100 * ends[1], 3);
       for (const value of marks) {
         picture.append(
           svg("line", { class: value ? "grid" : "zero", x1: beside(value / 100), x2: beside(value / 100), y1: top - 6, y2: height }),
