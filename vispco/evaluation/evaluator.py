@@ -245,8 +245,8 @@ class Evaluator:
                     start = self.replay.start(part.captured)
                     walked, spent[unit] = self._walk(part, start, [_counts(table, first, start) for table in tables])
                     for index, logits in walked:
-                        found[0, index, first:last] = part.divergence(logits)
-                        found[1, index, first:last] = self.right(part, logits)
+                        found[0, index, first:last] = part.divergence(logits).cpu()
+                        found[1, index, first:last] = self.right(part, logits).cpu()
                 if advance:
                     advance(last - first)
                 first = last
