@@ -33,7 +33,7 @@ class Exempt(NamedTuple):
 
 
 EXEMPT = [
-    Exempt(r"data=mme", "it needs the file of a benchmark", "cli/test_benchmarks.py"),
+    Exempt(r"data=textvqa", "it needs the file of a benchmark", "cli/test_benchmarks.py"),
     Exempt(r"vispco search --multirun .* seed=0,1,2$", "six searches; another page has two", "cli/test_program.py"),
     Exempt(r"python -m lmms_eval ", "a harness that is not installed", "integrations/test_lmms_eval.py"),
     Exempt(r"pip (un)?install .*(lmms-eval|torchvision)", "another environment", "integrations/test_lmms_eval.py"),
