@@ -55,7 +55,7 @@ def search(monkeypatch, folder, place=lambda model: model):
 
     monkeypatch.setattr(job, "open_model", opened)
     outcome = job.SearchJob(settings, NoTracker(), folder).run()
-    return outcome.points, [overlay.said for overlay in presentation._gallery(settings, outcome)]
+    return outcome.points, [overlay.said for overlay in presentation._gallery(outcome, outcome.rows[0].point)]
 
 
 def test_a_search_on_two_devices_finds_the_same(tmp_path, monkeypatch):

@@ -399,7 +399,7 @@ def test_bad_configuration_files(run, tmp_path, capsys):
     assert main(["eval", str(tmp_path / "none.json")]) == 2
     assert "none.json" in one_line(capsys)
     assert main(["eval"]) == 2
-    assert "usage" in one_line(capsys)
+    assert "vispco eval --help" in one_line(capsys)
 
 
 def test_bad_exports(run, tmp_path, capsys):

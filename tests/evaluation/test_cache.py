@@ -1,5 +1,6 @@
 """Unpruned answers on disk: the same bits as without, and nothing that is not whole, ours and of the same origin."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ import transformers
 from safetensors import safe_open
 from safetensors.torch import load, save
 
-from vispco.data import load_samples
+from vispco.data import Picture, load_samples
 from vispco.embedded import locate
 from vispco.engine import Replay, fingerprint, load_checkpoint
 from vispco.evaluation import Evaluator, Ledger, TeacherCache, prepare
@@ -27,6 +28,12 @@ KEEP = (1.0, 1.0, 0.5, 0.3, 0.3, 0.3, 0.1, 0.1)
 
 class Missing(Exception):
     pass
+
+
+def encode(image):
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
 
 
 def fail(*_):
@@ -254,8 +261,7 @@ def test_an_origin_sees_every_change_of_a_batch(micro, samples):
     assert origin(base) == origin(samples[:3])
     image = samples[0].image.copy()
     image.putpixel((40, 40), tuple(255 - value for value in image.getpixel((40, 40))))
-    drawn = replace(base[0])
-    drawn.__dict__["image"] = image
+    drawn = replace(base[0], picture=Picture(encode(image)))
     changes = {
         "pixel": [drawn, *base[1:]],
         "question": [replace(base[0], question=base[0].question + " ?"), *base[1:]],

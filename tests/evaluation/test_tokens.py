@@ -1,10 +1,13 @@
 """Visual tokens and the patches that they are made of."""
 
+import io
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
 
-from vispco.data import load_samples
+from vispco.data import Picture, load_samples
 from vispco.engine import load_checkpoint
 from vispco.evaluation import VisualSize, kept_share, visual_sizes
 from vispco.evaluation.tokens import patches_of
@@ -30,7 +33,9 @@ def test_sizes_follow_each_picture():
     model, processor = load_checkpoint("micro-qwen2.5-vl")
     first, second, third = load_samples("shapes", "test", 3)
     side = processor.image_processor.patch_size * processor.image_processor.merge_size
-    vars(second)["image"] = Image.new("RGB", (16 * side, 8 * side))
+    file = io.BytesIO()
+    Image.new("RGB", (16 * side, 8 * side)).save(file, format="PNG")
+    second = replace(second, picture=Picture(file.getvalue()))
     sizes = visual_sizes(model, processor, [first, second, third])
     assert sizes[1].patches == 4 * sizes[1].tokens
     assert sizes[0] == sizes[2] != sizes[1]
