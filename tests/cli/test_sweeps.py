@@ -42,7 +42,7 @@ def test_one_of_four_jobs_is_killed_and_done_when_the_sweep_is_started_again(tmp
     command = ["search", "--multirun", "hydra/launcher=local", *SMALL, f"hydra.sweep.dir={tmp_path}"]
     command += ["selector=fastv,random", "seed=0,1"]
     folders = [tmp_path / str(number) for number in range(4)]
-    sweep, lock = start(command), folders[1] / ".lock"
+    sweep, lock = start(command), folders[0] / ".lock"  # the first that is waited for
     while not (lock.exists() and lock.read_text().strip()):
         assert sweep.is_alive(), "it ended before a job could be killed"
         time.sleep(0.02)
@@ -52,22 +52,22 @@ def test_one_of_four_jobs_is_killed_and_done_when_the_sweep_is_started_again(tmp
     line = capfd.readouterr().err.strip()
     assert "\n" not in line
     (log,) = [word.rstrip(";") for word in line.split() if word.rstrip(";").endswith(".err")]
-    assert f"ended without a result, in {folders[1]}; its log is {log};" in line
+    assert f"ended without a result, in {folders[0]}; its log is {log};" in line
     assert os.path.exists(log)
     assert "run the same command again" in line
     finished = [(folder / "frontier.json").exists() for folder in folders]
-    assert finished == [True, False, True, True], "the others have come to their end before the program has"
+    assert finished == [False, True, True, True], "the others have come to their end before the program has"
 
     before = {folder: files(folder) for folder in folders}
     again = start(command)
     again.join()
     assert again.exitcode == 0
     assert capfd.readouterr().err == ""
-    assert [files(folder) == before[folder] for folder in folders] == [True, False, True, True]
+    assert [files(folder) == before[folder] for folder in folders] == [False, True, True, True]
     methods = [{(point.selector, point.seed) for point in vispco.read_points(folder) if point.method == "step"}
                for folder in folders]  # fmt: skip
     assert methods == [{("fastv", 0)}, {("fastv", 1)}, {("random", 0)}, {("random", 1)}]
-    names = [(point.name, point.split) for point in vispco.read_points(folders[1])]
+    names = [(point.name, point.split) for point in vispco.read_points(folders[0])]
     assert len(names) == len(set(names))
 
 
