@@ -33,6 +33,8 @@ class Exempt(NamedTuple):
 
 
 EXEMPT = [
+    Exempt(r"hydra/launcher=slurm", "it needs a cluster", "cli/test_sweeps.py"),
+    Exempt(r"wandb sync ", "it needs an account and a network", "cli/test_tracking.py"),
     Exempt(r"data=textvqa", "it needs the file of a benchmark", "cli/test_benchmarks.py"),
     Exempt(r"vispco search --multirun .* seed=0,1,2$", "six searches; another page has two", "cli/test_program.py"),
     Exempt(r"python -m lmms_eval ", "a harness that is not installed", "integrations/test_lmms_eval.py"),
