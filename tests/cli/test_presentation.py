@@ -4,11 +4,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from vispco import ModelCard, Point, PruningConfig
+from vispco import ModelCard, Point, PruningConfig, prune
 from vispco.cli.presentation import _commonest, _overlay, comparison_data, convergence
 from vispco.data import load_samples
 from vispco.engine import load_checkpoint
+from vispco.evaluation import prompt_text
 from vispco.report import TextTable
 from vispco.runs.settings import SampledMethod
 from vispco.search import Progress
@@ -49,12 +51,16 @@ def test_trials_add_to_the_hypervolume():
 def test_pictures_hold_what_entered_each_layer():
     model, processor = load_checkpoint("micro-llava")
     card = ModelCard(type="llava", layers=8)
-    config = PruningConfig(selector="uniform_grid", keep=(1.0, 1.0, 0.5, 0.5, 0.5, 0.1, 0.1, 0.0), model=card)
+    config = PruningConfig(selector="random", keep=(1.0, 1.0, 0.5, 0.5, 0.5, 0.1, 0.1, 0.0), model=card)
     (sample,) = load_samples("shapes", "test", 1)
     overlay = _overlay(model, processor, config, sample)
     assert (overlay.grid, overlay.question, overlay.answer) == ((10, 10), sample.question, sample.answer)
     assert {layer: mask.sum() for layer, mask in overlay.kept.items()} == {2: 50, 5: 10, 7: 0}
-    assert not (overlay.kept[5] & ~overlay.kept[2]).any()
+    inputs = processor(text=prompt_text(processor, sample.question), images=sample.image, return_tensors="pt")
+    with torch.no_grad(), prune(model, config) as pruned:
+        model(**inputs)
+    for layer, mask in overlay.kept.items():
+        assert np.array_equal(mask.flatten(), pruned.kept[layer][0].numpy())
     assert np.array_equal(np.asarray(overlay.image), np.asarray(sample.image.convert("RGB")))
 
 

@@ -1,12 +1,18 @@
 """Pictures are shown as the tower gets them, and every cell is the visual token that stands for it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
+import transformers
 from PIL import Image
 
 from vispco.embedded import MODELS
 from vispco.engine import load_checkpoint, seen_picture
 from vispco.evaluation import prompt_text
+from vispco.testing import MODELS as TINY
+from vispco.testing.models.base import IMAGE
 
 
 def noise(width, height):
@@ -52,3 +58,19 @@ def test_no_grid_without_a_picture():
     model, processor = load_checkpoint("micro-llava")
     inputs = processor(text="what?", return_tensors="pt")
     assert seen_picture(model, processor, inputs) is None
+
+
+def test_of_tiles_the_whole_picture_is_shown():
+    """LLaVA-NeXT sees 16 x 32 pixels as one small square of 4 x 4 tokens, the first ones, and cut into two tiles."""
+    model = TINY["llava_next"].build()
+    kind = getattr(transformers, "LlavaNextImageProcessorPil", transformers.LlavaNextImageProcessor)  # its older name
+    options = kind(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, resample=Image.Resampling.NEAREST,
+        image_grid_pinpoints=model.config.image_grid_pinpoints,
+    )  # fmt: skip
+    image = noise(32, 16)
+    inputs = {**options(image, return_tensors="pt"), "input_ids": torch.tensor([[IMAGE] * 52])}
+    seen = seen_picture(model, SimpleNamespace(image_processor=options), inputs)
+    assert len(inputs["pixel_values"][0]) == 3
+    assert np.array_equal(seen.pixels, np.asarray(image.resize((16, 16), Image.Resampling.NEAREST)))
+    assert np.array_equal(seen.tokens, np.arange(16).reshape(4, 4))

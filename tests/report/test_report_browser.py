@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from browsing import Browser, Tab, find_browser
 
-from vispco.frontier import pareto_front
+from vispco.frontier import pareto_front, rank_correlation
 from vispco.report import ReportData, TextTable, write_report
 from vispco.report import html as page_of
 from vispco.schedule import check_keep
@@ -167,6 +167,7 @@ def test_hover_tells_all_and_a_click_pins(fresh, full):
         "0: 100, 1\N{EN DASH}2: 50",
     ):
         assert part in said.replace("\n\n", "\n"), part
+    assert said.index("accuracy") < said.index("KL")  # in the order of the points, not of the alphabet
     heights = fresh.run("[...document.querySelectorAll('#tip .strip i')].map((bar) => bar.style.height)")
     assert heights == ["100%", "50%", "50%", "0.2%"]
     fresh.mouse(x, y, click=True)
@@ -205,6 +206,7 @@ def test_schedules_of_the_grid_and_of_what_is_pinned(fresh):
     fresh.run("set({ schedules: 'learned' }); pin('grid a')")
     extra = "[...document.querySelector('#schedules tfoot tr').cells].map((cell) => cell.textContent)"
     assert fresh.run(extra) == ["pinned", "100", "100", "13", "0"]
+    assert fresh.run("document.querySelector('select[data-state=slices]').value") == "grid a"
 
 
 def test_percentages_are_those_of_python(fresh):
@@ -252,9 +254,12 @@ def test_the_slider_dims_what_does_not_enter_a_layer(fresh):
 
 
 def test_costs_and_their_order(fresh, full):
-    said = fresh.text("#tau")
-    assert said.startswith("Kendall's tau ")
-    fresh.run("set({ y: 'flops' })")
+    tau = rank_correlation(full.points, "flops", "kv")
+    said = f"Kendall's tau {tau:.2f} over all {len(full.points)} points".replace("-", "\N{MINUS SIGN}")
+    assert fresh.text("#tau") == said
+    fresh.run("set({ x: 'kv', y: 'flops' })")
+    assert fresh.text("#tau") == said
+    fresh.run("set({ x: 'flops' })")
     assert fresh.text("#tau") == "Kendall's tau needs two costs that differ from point to point"
     assert sum(len(front) + len(rest) for front, rest in drawn(fresh, "#costs-plot").values()) == len(full.points)
 
