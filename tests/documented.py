@@ -8,7 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SHELLS = {"", "bash", "console", "sh", "shell", "text"}
-PROGRAMS = {"accelerate", "make", "optuna-dashboard", "pip", "python", "sbatch", "srun", "torchrun", "vispco", "wandb"}
+PROGRAMS = {
+    "accelerate", "hf", "make", "optuna-dashboard", "pip", "python", "sbatch", "srun", "torchrun", "vispco", "wandb",
+}  # fmt: skip
 BLOCK = re.compile(r"^( *)(`{3,}|~{3,})([^\n`]*)\n(.*?)^\1\2", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`((?:vispco|make|python|torchrun)\s[^`]+)`(?!`)")
 SETTING = re.compile(r"[A-Za-z_]\w*=")

@@ -101,7 +101,7 @@ class Bench:
         evaluator = Evaluator.__new__(Evaluator)  # its own start wants a processor
         evaluator.replay, evaluator.ledger, evaluator.batches = self.replay, Ledger(), [batch]
         evaluator.shape, evaluator.samples = DecoderShape.of(self.model.config), [None] * len(self.rows)
-        evaluator._stops = torch.tensor([2])
+        evaluator._stops, evaluator.official = torch.tensor([2]), None
         evaluator.evaluate([keep])
 
 
