@@ -165,8 +165,8 @@ def test_what_is_no_image_is_refused(harness):
     model = opened(harness)
     with pytest.raises(DataError, match="task 0: str is no image"):
         model.generate_until(requests_of(harness, model, [("?", ["film.mp4"])]))
-    grey = requests_of(harness, model, [("what color is it ?", [Image.new("L", (80, 80))])])
-    assert len(model.generate_until(grey)) == 1
+    modes = [picture.mode for picture in harness._pictures([Image.new("L", (8, 8)), Image.new("P", (8, 8))], "task 0")]
+    assert modes == ["RGB", "RGB"], "as samples of the program are"
 
 
 def test_other_kinds_of_requests_are_refused(harness):
