@@ -94,13 +94,15 @@ def indicators(runs: Mapping[str, Sequence[Point]], cost: str) -> dict[str, dict
 
 
 def overlay(runs: Mapping[str, Sequence[Point]], path: Path, cost: str) -> None:
-    """Plot with a line for every run and searched method."""
+    """Plot with a line for every run and searched method; of one run alone as in its own folder."""
     short = _short(list(runs))
-    points = [
-        point.model_copy(update={"method": f"{point.method}, {short[run]}"}) if point.method not in SHARED else point
-        for run, members in runs.items()
-        for point in members
-    ]
+
+    def named(run: str, point: Point) -> Point:
+        if len(runs) == 1 or point.method in SHARED:
+            return point
+        return point.model_copy(update={"method": f"{point.method}, {short[run]}"})
+
+    points = [named(run, point) for run, members in runs.items() for point in members]
     plot_frontiers(points, path, cost=cost, title=f"{len(runs)} runs")
 
 
@@ -113,7 +115,7 @@ def _series(runs: Mapping[str, Sequence[Point]]) -> Iterator[tuple[str, list[Poi
 
 def _short(runs: Sequence[str]) -> dict[str, str]:
     """The ends of paths by which they differ."""
-    shared = os.path.commonpath([os.path.abspath(run) for run in runs]) if len(runs) > 1 else Path(runs[0]).parent
+    shared = os.path.commonpath([os.path.abspath(run) for run in runs])
     return {run: os.path.relpath(run, shared) for run in runs}
 
 

@@ -1,6 +1,7 @@
-"""Means over runs that differ in their seed alone."""
+"""Comparisons: means over runs that differ in their seed alone, and whose line is whose."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +69,13 @@ def test_compare_shows_them(make_run, capsys):
     alone = [runs[0], make_run("c", 2, selector={"name": "random"})]
     assert main(["compare", *alone, "--wandb", "none"]) == 0
     assert "over seeds" not in capsys.readouterr().out
+
+
+def test_a_plot_names_runs_only_to_tell_them_apart(make_run):
+    runs = [make_run("a", 0), make_run("b", 1)]
+    assert main(["compare", *runs, "--wandb", "none", "-o", "both.svg"]) == 0
+    assert main(["compare", runs[0], "--wandb", "none", "-o", "one.svg"]) == 0
+    both, one = (Path(name).read_text() for name in ("both.svg", "one.svg"))
+    assert ">learned, a<" in both
+    assert ">learned, b<" in both
+    assert ">learned<" in one
