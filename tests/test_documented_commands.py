@@ -34,7 +34,7 @@ class Exempt(NamedTuple):
 
 EXEMPT = [
     Exempt(r"hf download ", "it needs a network", "engine/test_locating.py"),
-    Exempt(r"torchrun ", "several processes, which take minutes", "cli/test_torchrun.py"),
+    Exempt(r"(srun )?torchrun ", "several processes, which take minutes", "cli/test_torchrun.py"),
     Exempt(r".*hydra/launcher=slurm", "it needs a cluster", "cli/test_sweeps.py"),
     Exempt(r"python -m lmms_eval ", "a harness that is not installed", "integrations/test_lmms_eval.py"),
     Exempt(r"pip (un)?install .*(lmms-eval|torchvision)", "another environment", "integrations/test_lmms_eval.py"),
