@@ -181,13 +181,13 @@ def test_energy_is_of_prefills_of_both(tiny_llava, monkeypatch):
     assert set(tokens) == {10}  # the largest batch
 
 
-def test_a_device_without_a_meter_gives_no_energy(result, monkeypatch, tmp_path):
+def test_a_device_without_a_meter_gives_no_energy(result, tiny_llava, monkeypatch, tmp_path):
     _, found = result
     if found.energy is None:
         assert found.energy_source
         assert json.loads(found.to_json())["energy"] is None
     monkeypatch.setattr(energy, "RAPL", tmp_path)
-    assert MODULE._energy(SimpleNamespace(device=torch.device("cpu")), {}, {}) == (None, "this machine has no RAPL")
+    assert MODULE._energy(tiny_llava, {}, {}) == (None, "this machine has no RAPL")
 
 
 BAD = {

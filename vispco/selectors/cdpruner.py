@@ -17,6 +17,9 @@ EPSILON = 1e-6
 EXHAUSTED = 1e-5
 """Part of a token's squared length outside the span of the picks that float32 cannot tell from nothing."""
 
+ROUNDING = 1e-6
+"""Part of a token's squared length by which two computations of what is outside the span differ in float32."""
+
 
 class CDPruner(Orderer):
     """Greedy maximum of the determinant of a kernel that is large for relevant tokens that differ from one another.
@@ -67,7 +70,8 @@ class CDPruner(Orderer):
             return torch.zeros(len(inputs.valid), 0, dtype=torch.int64, device=inputs.valid.device)
         # The mean's length plays no part in the cosine, so the sum serves.
         topic = normalize(question.masked_fill(~asked[:, :, None], 0.0).sum(dim=1), dim=-1)
-        cosines = (topic[:, None] @ normalize(embeddings, dim=-1).transpose(1, 2))[:, 0]
+        # A sum over each token's own row: a product of matrices rounds equal tokens (line ends of an image) apart.
+        cosines = (normalize(embeddings, dim=-1) * topic[:, None]).sum(dim=-1)
         return greedy_dpp(
             embeddings, scale_relevance(-cosines if self.negated else cosines, inputs.valid), inputs.valid, steps
         )
@@ -109,8 +113,8 @@ def greedy_dpp(features: Tensor, relevance: Tensor, valid: Tensor, steps: int) -
     Returns
     -------
     Tensor, shape (batch, steps), int64
-        Tokens in the order of their picks, arbitrary once all valid ones are picked. Ties go to the lower index, and
-        tokens without gain follow by falling relevance.
+        Tokens in the order of their picks, arbitrary once all valid ones are picked. Ties, which are gains that float32
+        cannot tell apart, go to the lower index, and tokens without gain follow by falling relevance.
 
     Raises
     ------
@@ -119,7 +123,7 @@ def greedy_dpp(features: Tensor, relevance: Tensor, valid: Tensor, steps: int) -
     """
     unit, weight = normalize(features, dim=-1), relevance.square()
     without_gain = -1.0 - rank_tokens(relevance, valid)
-    # Exactly 1, so that rounding does not decide ties; 0 for zero vectors.
+    # Exactly 1; 0 for zero vectors.
     outside = (unit.norm(dim=-1) > 0.5).float()
     sample = torch.arange(len(valid), device=valid.device)
     basis = unit.new_zeros(len(valid), steps, unit.shape[-1])
@@ -128,7 +132,10 @@ def greedy_dpp(features: Tensor, relevance: Tensor, valid: Tensor, steps: int) -
     for step in range(steps):
         gain = weight * outside
         gains = free & (gain > EXHAUSTED * weight)
-        pick = torch.where(gains, gain, without_gain).masked_fill(~free, -torch.inf).argmax(dim=1)
+        value = torch.where(gains, gain, without_gain).masked_fill(~free, -torch.inf)
+        best = value.amax(dim=1, keepdim=True)
+        # The lowest of all that could be the best but for rounding: equal tokens do not always have equal products.
+        pick = (value + torch.where(gains, ROUNDING * weight, 0.0) >= best).int().argmax(dim=1)
         fresh, known = unit[sample, pick][:, None], basis[:, :step]
         for _ in range(2):  # twice, because once leaves rounding behind, and little else of a token near the span
             fresh = fresh - (fresh @ known.transpose(1, 2)) @ known

@@ -135,7 +135,7 @@ def test_references_that_can_be_read_pass():
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
-        ("bleu", {}, "scorer 'bleu' is unknown; choose one of exact_match, "),
+        ("bleu", {}, "scorer 'bleu' is unknown; choose answer_tokens or one of exact_match, "),
         ("mme", {"strict": True}, "data.scorer_params = .*strict"),
         ("vqa", {"normal_form": "raw"}, "data.scorer_params.normal_form = 'raw' is unknown; choose one of vqa, evalai"),
         ("grounding", {"scale": "percent"}, "data.scorer_params.scale = 'percent': give pixel, or a number"),
