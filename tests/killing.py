@@ -220,6 +220,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--moments", type=int, default=4, help="random kills of a search after the first")
     parser.add_argument(
         "--every", action="store_true", help="go on until searches were killed at every step of writing"
     )
