@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,8 @@ def _print(run: Recorded, found: Sequence[Held], left_out: Mapping[str, str], ex
     for record in dict.fromkeys(held.record for held in found):
         own = {held.field: held for held in found if held.record == record}
         numbers = [_short(number) for field in shown.values() for number in _both(own.get(field))]
-        worst = max(own.values(), key=lambda held: float("inf") if held.difference is None else held.difference)
-        largest = "0" if worst.difference == 0 else f"{_short(worst.difference)} ({worst.field})"
+        worst = max(own.values(), key=lambda held: math.inf if held.difference is None else held.difference)
+        largest = _short(worst.difference) + (f" {worst.field.partition('.')[2]}" if worst.difference else "")
         table.add_row(record, *numbers, largest, "yes" if all(held.agrees for held in own.values()) else "no")
     console = Console(width=max(140, Console().width))
     console.print(table)
