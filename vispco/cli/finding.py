@@ -43,6 +43,7 @@ from vispco.search import (
     withdrawal_schedules,
 )
 from vispco.search import Progress as Step
+from vispco.state import State
 
 Method = (
     LearnedMethod | GridMethod | SampledMethod | FitPruneMethod | AutoPruneMethod | SensitivityMethod | WithdrawalMethod
@@ -146,7 +147,9 @@ class Finder:
         return self._best(method.name, candidates, measured, evaluator)
 
     def _sample(self, method: SampledMethod, evaluator: Evaluator) -> Found:
-        settings, teaching = self.settings, evaluator.ledger.forwards
+        settings, ledger, teaching = self.settings, evaluator.ledger, evaluator.ledger.forwards
+        if method.storage is not None:
+            evaluator.state = State()  # the study keeps the trials
         named = partial(candidate, settings, method)
         # One evaluator per selector: what it needs of the vision tower is then looked up once, not at every trial.
         evaluators = {evaluator.selector_name: evaluator}
@@ -154,12 +157,15 @@ class Finder:
         def measure_one(number: int, proposal: Proposal) -> Measured:
             if proposal.selector not in evaluators:
                 evaluators[proposal.selector] = evaluator.share(proposal.selector)
-            spent = evaluator.ledger.forwards
+            ledger.forwards = 0.0  # a difference would be rounded otherwise after a restart
             (point,) = self._measure(evaluators[proposal.selector], [named(number, proposal)])
-            forwards = evaluator.ledger.forwards - spent
             over = [point.costs[cost.name] - limit for cost, limit in self.cost.limits.items()]
             return Measured(
-                point.costs[self.cost.name], point.quality["kl"], forwards, point.model_dump(mode="json"), tuple(over)
+                point.costs[self.cost.name],
+                point.quality["kl"],
+                ledger.forwards,
+                point.model_dump(mode="json"),
+                tuple(over),
             )
 
         with self.bar(f"{method.name}: {method.trials} schedules", method.trials) as (bar, task):
