@@ -31,7 +31,6 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import vispco.cli.search
-from vispco.cli import main
 from vispco.frontier import read_points
 
 SMALL = ["data.search_samples=8", "data.report_samples=8", "data.batch_size=4", "data.cache_gib=0", "tracker=none",
@@ -87,7 +86,7 @@ def start(name: str, folder: Path, fatal: int | None = None) -> int:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         watch(folder, fatal, folder.parent / f"{folder.name}.steps")
-        os._exit(main(["search", *METHODS[name], *SMALL, f"hydra.run.dir={folder}"]))
+        os._exit(vispco.cli.main(["search", *METHODS[name], *SMALL, f"hydra.run.dir={folder}"]))
     finally:
         os._exit(70)
 
@@ -216,7 +215,7 @@ def run(kills: int, seed: int, methods: list[str], moments: int, every: bool) ->
     return tally
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -229,3 +228,7 @@ if __name__ == "__main__":
     print(f"seed {options.seed}")
     outcome = run(options.kills, options.seed, options.methods, options.moments, options.every)
     sys.exit(bool(outcome.lost or outcome.different))
+
+
+if __name__ == "__main__":
+    main()
