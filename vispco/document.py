@@ -2,13 +2,13 @@
 
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from vispco.errors import ConfigError
+from vispco.state import replace_file
 
 
 class Frozen(BaseModel):
@@ -93,15 +93,8 @@ class Document(Frozen):
         ConfigError
             If the place cannot be written.
         """
-        target = Path(path)
-        temporary = target.parent / f".vispco.{os.getpid()}.tmp"
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(self.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
+            replace_file(Path(path), self.to_json().encode())
         except (OSError, ValueError) as error:
-            with suppress(OSError, ValueError):
-                temporary.unlink()
-            raise ConfigError(f"{path}: cannot be written ({error}); choose another place") from None
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{path}: cannot be written ({reason}); choose another place") from None

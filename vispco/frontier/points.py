@@ -90,8 +90,9 @@ class Point(BaseModel):
 def append_points(path: str | os.PathLike[str], points: Iterable[Point]) -> None:
     """Add points to a run folder or points file; they are on disk when this returns.
 
-    All lines go out in one write, so a kill leaves whole lines and at most one torn tail. One process may write at a
-    time: another one's unfinished line would be taken for a torn tail.
+    All lines go out in one write, so a kill leaves whole lines and at most one torn tail; of a write that fails, as on
+    a full disk, nothing stays. One process may write at a time: another one's unfinished line would be taken for a torn
+    tail.
 
     Parameters
     ----------
@@ -103,17 +104,26 @@ def append_points(path: str | os.PathLike[str], points: Iterable[Point]) -> None
     ------
     RunError
         If the file cannot be written.
+    DataError
+        If a point is none that could be read again: a changed copy of one may hold NaN or infinity.
     """
     file = _points_file(path)
-    payload = "".join(point.model_dump_json() + "\n" for point in points).encode()
+    payload = "".join(_line(point) for point in points).encode()
     try:
         _end_with_newline(file)
-        with file.open("ab") as stream:
-            stream.write(payload)
-            stream.flush()
-            os.fsync(stream.fileno())
+        size = file.stat().st_size
+        try:
+            with file.open("ab") as stream:
+                stream.write(payload)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError:
+            os.truncate(file, size)
+            raise
     except OSError as error:
-        raise RunError(f"{file}: cannot be written ({error}); give an existing, writable run folder") from None
+        raise RunError(
+            f"{file}: cannot be written ({error.strerror}); give an existing, writable run folder on a disk with room"
+        ) from None
 
 
 def read_points(path: str | os.PathLike[str]) -> list[Point]:
@@ -173,10 +183,22 @@ def _parse(line: bytes, where: str) -> Point:
     try:
         return Point.model_validate_json(line)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole line"
-        reason = first["msg"].removeprefix("Value error, ")
-        raise DataError(f"{where}, field {field}: {reason}; mend or remove the line") from None
+        raise DataError(f"{where}, {_first(error)}; mend or remove the line") from None
+
+
+def _line(point: Point) -> str:
+    try:
+        Point.model_validate(point.model_dump())
+    except ValidationError as error:
+        raise DataError(f"point {point.name!r}, {_first(error)}; it cannot be stored, measure it again") from None
+    return point.model_dump_json() + "\n"
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that is wrong."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the whole line"
+    return f"field {field}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _is_torn(tail: bytes) -> bool:

@@ -1,7 +1,6 @@
 """The folder of one run: what was asked, every point that was measured, and what came out."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from omegaconf import OmegaConf
 
 from vispco.errors import RunError
 from vispco.frontier import Point, append_points
+from vispco.state import replace_file
 
 
 class RunFolder:
@@ -85,13 +85,8 @@ class RunFolder:
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file whole or not at all; RunError if the folder cannot be written."""
-        temporary = self.path / f".{name}.tmp"
         try:
-            with temporary.open("wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path / name)
+            replace_file(self.path / name, content.encode() if isinstance(content, str) else content)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written ({error.strerror}); choose another hydra.run.dir") from None
 
