@@ -134,7 +134,7 @@ class SearchJob:
             for samples in (searching, reporting)
         ]
         table = self._table(model, processor, [*searching, *reporting])
-        cache = TeacherCache(limit=int(data.cache_gib * 2**30)) if data.cache_gib else None
+        cache = TeacherCache(limit=int(data.cache_gib * 2**30), say=self._say) if data.cache_gib else None
         evaluator_on = partial(
             Evaluator, model, processor, selector=selector.name, selector_params=selector.params,
             batch_size=data.batch_size, cache=cache, new_tokens=settings.cost.new_tokens, table=table,
@@ -241,13 +241,16 @@ class SearchJob:
             measured[name] = (point, quality)
         return measured
 
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     @contextmanager
     def _optional(self, control: str) -> Iterator[None]:
         """Say that a control is missing, and why, where the model does not allow it."""
         try:
             yield
         except ModelError as error:
-            self.console.print(f"control {control} is missing: {error}", highlight=False)
+            self._say(f"control {control} is missing: {error}")
 
     def _rows(self, found: Sequence[Found], measured: dict[str, Measured]) -> list[Row]:
         main = found[0]

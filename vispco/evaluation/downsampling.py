@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,13 +18,15 @@ from PIL import Image
 from torch import Tensor
 
 from vispco import parallel
+from vispco.capacity import within_memory
 from vispco.cost import make_costs
 from vispco.data import Sample
 from vispco.engine import Replay, observed_attention
 from vispco.engine.families import describe
 from vispco.engine.hooks import Hook
 from vispco.errors import ConfigError, DataError, ModelError
-from vispco.evaluation.evaluator import Evaluator, Quality, TeacherBatch
+from vispco.evaluation.evaluator import BATCH, Evaluator, Quality, TeacherBatch
+from vispco.evaluation.finite import check_finite
 from vispco.evaluation.measure import Candidate, Provenance, basis_of, make_point
 from vispco.evaluation.prompts import prepare
 from vispco.frontier import Point
@@ -186,9 +189,8 @@ def downsample(evaluator: Evaluator, factor: float, *, advance: Callable[[int], 
         for unit, batch in enumerate(evaluator.batches):
             samples: Sequence[Sample] = evaluator.samples[done : done + len(batch.rows)]
             if unit in own:
-                found[:, done : done + len(samples)] = torch.stack(
-                    _answered(evaluator, replay, smaller, samples, batch)
-                )
+                answered = partial(_answered, evaluator, replay, smaller, samples, batch)
+                found[:, done : done + len(samples)] = within_memory(answered, len(samples), BATCH)
             done += len(samples)
             full += _sizes(batch.text_tokens, batch.captured.visual_tokens)
             if advance:
@@ -207,17 +209,20 @@ def downsample(evaluator: Evaluator, factor: float, *, advance: Callable[[int], 
 
 
 def _answered(
-    evaluator: Evaluator, replay: Replay, smaller: Any, samples: Sequence[Sample], batch: TeacherBatch
-) -> list[Tensor]:
-    """KL, score, text and visual tokens of samples on smaller pictures, each of shape (samples,), float64."""
+    evaluator: Evaluator, replay: Replay, smaller: Any, samples: Sequence[Sample], batch: TeacherBatch, size: int
+) -> Tensor:
+    """KL, score, text and visual tokens of ``size`` samples on smaller pictures, shape (4, size), float64."""
+    samples, batch = samples[:size], batch.head(size)
     small = prepare(smaller, samples)
     captured = replay.capture(small.inputs, small.query)
     logits = replay.run(captured, (1.0,) * replay.layers, small.rows.to(captured.visual.device))
     rows = small.rows.shape[1]  # of a batch cut short, the longest answer may have gone
     known = replace(batch, targets=batch.targets[:, :rows], teacher=batch.teacher[:, :rows])
     visual = captured.visual_tokens
-    values = known.divergence(logits), evaluator.right(known, logits), small.prompt_tokens - visual.cpu(), visual
-    return [value.double().cpu() for value in values]
+    kl = known.divergence(logits)
+    check_finite("its KL on a smaller picture", kl, evaluator.model, samples)
+    values = kl, evaluator.right(known, logits), small.prompt_tokens - visual.cpu(), visual
+    return torch.stack([value.double().cpu() for value in values])
 
 
 def _sizes(text: Tensor, visual: Tensor) -> list[tuple[int, int]]:

@@ -15,6 +15,7 @@ from pydantic_core import from_json
 
 from vispco.errors import ConfigError, DataError, RunError
 from vispco.schedule import check_keep
+from vispco.state import append_file
 
 POINTS_FILE = "points.jsonl"
 """Name of the points file inside a run folder."""
@@ -111,15 +112,7 @@ def append_points(path: str | os.PathLike[str], points: Iterable[Point]) -> None
     payload = "".join(_line(point) for point in points).encode()
     try:
         _end_with_newline(file)
-        size = file.stat().st_size
-        try:
-            with file.open("ab") as stream:
-                stream.write(payload)
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError:
-            os.truncate(file, size)
-            raise
+        append_file(file, payload)
     except OSError as error:
         raise RunError(
             f"{file}: cannot be written ({error.strerror}); give an existing, writable run folder on a disk with room"

@@ -78,12 +78,18 @@ def plot_frontiers(
     RunError
         If the suffix is another one or the place cannot be written.
     """
+    write_whole(path, draw_frontiers(points, suffix_of(path), cost=cost, quality=quality, title=title))
+
+
+def draw_frontiers(
+    points: Sequence[Point], suffix: str, *, cost: str = "flops", quality: str = "score", title: str = ""
+) -> bytes:
+    """What :func:`plot_frontiers` writes, for a file of that suffix."""
     import matplotlib
 
-    suffix = suffix_of(path)
     with matplotlib.rc_context(RC):
         series = group_series(points, cost, quality)
-        write_whole(path, render(_frontiers(points, series, cost, quality, title), suffix))
+        return render(_frontiers(points, series, cost, quality, title), suffix)
 
 
 def plot_schedules(

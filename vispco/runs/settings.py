@@ -103,7 +103,7 @@ class LearnedMethod(_Group):
     steps: Positive
     batch: Positive
     starts: Positive
-    lr: Annotated[float, Field(gt=0.0)]
+    lr: Annotated[float, Field(gt=0.0, le=1e6)]
     dual_every: Positive
     temperature: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]]
     sharpness: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]]
@@ -115,7 +115,7 @@ class LearnedMethod(_Group):
     polish_rounds: Annotated[int, Field(ge=0)]
     polish_samples: Annotated[int, Field(ge=2)]
     tune: tuple[str, ...]
-    knob_lr: Annotated[float, Field(gt=0.0)]
+    knob_lr: Annotated[float, Field(gt=0.0, le=1e6)]
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -14,11 +14,12 @@ from pathlib import Path
 import optuna
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileSymlinkLock
 from pydantic import JsonValue
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from vispco.errors import ConfigError
+from vispco.search.journal import WholeRecords
 
 VERSION = 2
 """Of what proposals and objectives mean; trials of another version do not belong into one study with ours."""
@@ -76,7 +77,7 @@ def _open_journal(where: str) -> JournalStorage:
         raise ConfigError(f"storage {where!r}: there is no folder {path.parent}; make it or choose another path")
     try:
         lock = JournalFileSymlinkLock(str(path), grace_period=LOCK_GRACE)
-        backend = JournalFileBackend(str(path), lock_obj=lock)
+        backend = WholeRecords(str(path), lock_obj=lock)
         _trim(path, lock)
         return JournalStorage(backend)
     except OSError as error:
