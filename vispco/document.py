@@ -7,8 +7,8 @@ from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from vispco.disk import replace_file
 from vispco.errors import ConfigError
-from vispco.state import replace_file
 
 
 class Frozen(BaseModel):

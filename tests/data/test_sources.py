@@ -214,7 +214,8 @@ def test_users_cache_folder(tmp_path, monkeypatch):
 
 def test_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(DataError, match=r"file/cache: cannot store generated data \(Not a directory\); set XDG_CACHE_HOME elsewhere$"):
+    refused = r"file/cache: cannot store generated data \(Not a directory\); set XDG_CACHE_HOME elsewhere$"
+    with pytest.raises(DataError, match=refused):
         load_samples("shapes", "test", 1, cache=tmp_path / "file" / "cache")
 
 

@@ -73,7 +73,7 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
     except LostError as error:
         return _refuse(str(error), code=1)
     except KeyboardInterrupt:
-        return _refuse("interrupted; what was measured so far is in the run folder")
+        return _refuse("interrupted; what was found so far is in the run folder, and the same command goes on with it")
     except Exception as error:
         line = refusal(error)
         if line is None:

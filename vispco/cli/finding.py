@@ -44,6 +44,7 @@ from vispco.search import (
     working,
 )
 from vispco.search import Progress as Step
+from vispco.state import State
 
 Method = (
     LearnedMethod | GridMethod | SampledMethod | FitPruneMethod | AutoPruneMethod | SensitivityMethod | WithdrawalMethod
@@ -148,6 +149,8 @@ class Finder:
 
     def _sample(self, method: SampledMethod, evaluator: Evaluator) -> Found:
         settings, teaching = self.settings, evaluator.ledger.forwards
+        if method.storage is not None:
+            evaluator.state = State()  # the study keeps the trials
         named = partial(candidate, settings, method)
         # One evaluator per selector: what it needs of the vision tower is then looked up once, not at every trial.
         evaluators = {evaluator.selector_name: evaluator}

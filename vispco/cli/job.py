@@ -16,6 +16,7 @@ from vispco.cli.loading import Loaded, load_both, source_of
 from vispco.cli.official import check_scorable, official_of
 from vispco.cli.opening import open_model
 from vispco.cli.profile import TABLE, known_table, new_table
+from vispco.cli.resuming import facts_of
 from vispco.cli.sampling import knobs_of, storage_of
 from vispco.config import ModelCard
 from vispco.cost import LatencyTable
@@ -35,10 +36,11 @@ from vispco.evaluation import (
 )
 from vispco.frontier import Interval, Point, paired_difference
 from vispco.kernels import check_kernel
-from vispco.runs import RunSettings, Tracker
+from vispco.runs import STATE, RunSettings, Tracker
 from vispco.runs.settings import LearnedMethod, SampledMethod
 from vispco.search import cheapest_schedule
 from vispco.selectors import as_nested, make_selector
+from vispco.state import State
 
 FACTORS = (0.9, 0.7, 0.5, 0.3)
 """Sizes of pictures, as fractions of their sides, of the control that shows the model smaller ones."""
@@ -96,6 +98,7 @@ class SearchJob:
     def __init__(self, settings: RunSettings, tracker: Tracker, folder: Path):
         self.settings, self.tracker, self.folder = settings, tracker, folder
         self.console = Console(stderr=True, quiet=not parallel.is_main())
+        self.state = State(folder / STATE if parallel.is_main() else None)
         self._bar = partial(progress_bar, console=self.console, shown=settings.progress)
 
     def run(self) -> Outcome:
@@ -133,11 +136,15 @@ class SearchJob:
             Provenance.of(model, processor, settings.seed, samples, f"{data.scorer} {data.scorer_params}", task)
             for samples in (searching, reporting)
         ]
+        self.state.begin(facts_of(settings, model, *provenances))
+        if self.state.resumed:
+            self.console.print(f"{self.folder}: goes on with what was found before", highlight=False, soft_wrap=True)
         table = self._table(model, processor, [*searching, *reporting])
         cache = TeacherCache(limit=int(data.cache_gib * 2**30), say=self._say) if data.cache_gib else None
         evaluator_on = partial(
             Evaluator, model, processor, selector=selector.name, selector_params=selector.params,
             batch_size=data.batch_size, cache=cache, new_tokens=settings.cost.new_tokens, table=table,
+            state=self.state,
         )  # fmt: skip
         with self._bar("unpruned answers"):
             evaluator = evaluator_on(searching)
@@ -179,9 +186,12 @@ class SearchJob:
                 "times are not measured while several processes run; measure them first, with `vispco profile -o "
                 "latency.json`, and give cost.table=latency.json"
             )
+        place = self.folder / TABLE
+        if self.state.resumed and place.exists():  # times are measured once: they would be others now
+            return LatencyTable.load(place)
         with self._bar("times of layers and selectors"):
             table = new_table(model, processor, samples, settings)
-        table.save(self.folder / TABLE)
+        table.save(place)
         return table
 
     def _verify(

@@ -41,7 +41,8 @@ def knobs_of(settings: RunSettings, method: SampledMethod) -> dict[str, dict[str
 
 def storage_of(method: SampledMethod, folder: Path) -> BaseStorage:
     """Where the study is; ConfigError if it cannot be opened."""
-    return open_storage(str(folder / JOURNAL) if method.storage == "journal" else method.storage)
+    own = method.storage == "journal"
+    return open_storage(str(folder / JOURNAL) if own else method.storage, alone=own)
 
 
 def identity(

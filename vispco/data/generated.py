@@ -5,9 +5,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from vispco.disk import replace_file
 from vispco.embedded import shapes
 from vispco.errors import DataError
-from vispco.state import replace_file
 
 
 def stored_shapes(split: str, count: int, seed: int, cache: Path) -> Path:

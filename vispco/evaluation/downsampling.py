@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from vispco import parallel
 from vispco.capacity import within_memory
 from vispco.cost import make_costs
 from vispco.data import Sample
@@ -178,40 +178,44 @@ def downsample(evaluator: Evaluator, factor: float, *, advance: Callable[[int], 
         Called with the number of samples done, for a progress bar.
     """
     replay = Replay(evaluator.model, make_selector("random"))  # it chooses nothing, and wants no signals
-    found = torch.zeros(4, len(evaluator.samples), dtype=torch.float64)
-    full: list[tuple[int, int]] = []
-    own, done = parallel.share(len(evaluator.batches)), 0
+    number, state = len(evaluator.samples), evaluator.state
+    ends = list(accumulate((len(batch.rows) for batch in evaluator.batches), initial=0))
+    spans = list(pairwise(ends))
     with (
         smaller_images(evaluator.model, evaluator.processor, factor) as smaller,
         observed_attention(replay.family),
         torch.no_grad(),
     ):
-        for unit, batch in enumerate(evaluator.batches):
-            samples: Sequence[Sample] = evaluator.samples[done : done + len(batch.rows)]
-            if unit in own:
-                answered = partial(_answered, evaluator, replay, smaller, samples, batch)
-                found[:, done : done + len(samples)] = within_memory(answered, len(samples), BATCH)
-            done += len(samples)
-            full += _sizes(batch.text_tokens, batch.captured.visual_tokens)
-            if advance:
-                advance(len(samples))
-        judge = evaluator.official
-        official = judge.scores(evaluator.model, smaller, evaluator.samples) if judge else None
 
-    kl, score, text, visual = parallel.combine(found)
+        def answer(unit: int) -> Tensor:
+            samples: Sequence[Sample] = evaluator.samples[slice(*spans[unit])]
+            answered = partial(_answered, evaluator, replay, smaller, samples, evaluator.batches[unit])
+            return within_memory(answered, len(samples), BATCH)
+
+        results = state.work(
+            [evaluator.request("smaller pictures", *span, factor=factor) for span in spans],
+            [4 * (last - first) for first, last in spans],
+            answer,
+            lambda unit: advance(spans[unit][1] - spans[unit][0]) if advance else None,
+        )
+        kl, score, text, visual = torch.cat([result.view(4, -1) for result in results], dim=1)
+        if evaluator.official is not None:
+            judge = partial(evaluator.official.scores, evaluator.model, smaller, evaluator.samples)
+            request = evaluator.request("judge of smaller pictures", 0, number, factor=factor)
+            [score] = state.work([request], [number], lambda _: torch.from_numpy(judge()))
+    full = [size for batch in evaluator.batches for size in _sizes(batch.text_tokens, batch.captured.visual_tokens)]
     fewer = _sizes(text.long(), visual.long())
     spent, whole = (make_costs(evaluator.workload(tokens)) for tokens in (fewer, full))
     costs = {name: spent[name].unpruned / whole[name].unpruned for name in whole}
-    evaluator.ledger.add_forwards(done * costs["flops"])
+    evaluator.ledger.add_forwards(number * costs["flops"])
     share = sum(visual for _, visual in fewer) / sum(visual for _, visual in full)
-    scores = score.numpy() if official is None else official
-    return Downsampled(Quality(kl.numpy(), scores), costs, basis_of(whole), share)
+    return Downsampled(Quality(kl.numpy(), score.numpy()), costs, basis_of(whole), share)
 
 
 def _answered(
     evaluator: Evaluator, replay: Replay, smaller: Any, samples: Sequence[Sample], batch: TeacherBatch, size: int
 ) -> Tensor:
-    """KL, score, text and visual tokens of ``size`` samples on smaller pictures, shape (4, size), float64."""
+    """KL, score, text and visual tokens of ``size`` samples on smaller pictures; shape (4 * size,), float64."""
     samples, batch = samples[:size], batch.head(size)
     small = prepare(smaller, samples)
     captured = replay.capture(small.inputs, small.query)
@@ -222,7 +226,7 @@ def _answered(
     kl = known.divergence(logits)
     check_finite("its KL on a smaller picture", kl, evaluator.model, samples)
     values = kl, evaluator.right(known, logits), small.prompt_tokens - visual.cpu(), visual
-    return torch.stack([value.double().cpu() for value in values])
+    return torch.cat([value.double().cpu() for value in values])
 
 
 def _sizes(text: Tensor, visual: Tensor) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ share the batches out, and each has all results; every one captures all inputs.
 """
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from pydantic import JsonValue
 from torch import Tensor
 
 from vispco import parallel
 from vispco.capacity import within_memory
 from vispco.cost import Cost, DecoderShape, LatencyTable, Workload, make_cost, make_costs
-from vispco.data import Sample
+from vispco.data import Sample, data_fingerprint
 from vispco.engine import TOWER, Captured, Replay, observed_attention
 from vispco.engine.prefill import Prefill
 from vispco.errors import ConfigError
@@ -30,6 +32,7 @@ from vispco.evaluation.official import Official
 from vispco.evaluation.prompts import END, NOTHING, prepare, sizes_of
 from vispco.schedule import check_keep, keep_counts
 from vispco.selectors import make_selector
+from vispco.state import State
 
 Schedule = tuple[float, ...]
 
@@ -120,6 +123,8 @@ class Evaluator:
         For costs in time.
     official : Official or None
         Scores generated answers. If None, scores are read off teacher forcing, for nothing: exact match of tokens.
+    state : State or None
+        Of the search: what it holds is not evaluated again.
     """
 
     def __init__(
@@ -136,7 +141,10 @@ class Evaluator:
         new_tokens: int = 32,
         table: LatencyTable | None = None,
         official: Official | None = None,
+        state: State | None = None,
     ):
+        self.state = state or State()
+        self._about = "" if self.state.folder is None else data_fingerprint(samples)
         self.samples, self.processor = samples, processor
         self.ledger = ledger if ledger is not None else Ledger()
         self.shape = DecoderShape.of(model.config)
@@ -246,29 +254,29 @@ class Evaluator:
         tables = [self._table(schedule) for schedule in schedules]
         number = len(self.samples) if limit is None else min(limit, len(self.samples))
         parallel.check_together("schedules to evaluate", *tables)
-        found = torch.zeros(2, len(tables), number, dtype=torch.float64)
-        spent = torch.zeros(len(self.batches), dtype=torch.float64)
-        own, first = parallel.share(len(self.batches)), 0
+        spans = list(self._spans(number))
+
+        def walk(unit: int) -> Tensor:
+            batch, first, last = spans[unit]
+            return within_memory(partial(self._measure, batch, tables, first), last - first, BATCH)
+
         with observed_attention(self.replay.family), torch.no_grad():
-            for unit, batch in enumerate(self.batches):
-                last = min(first + len(batch.rows), number)
-                if first == last:
-                    break
-                if unit in own:
-                    walk = partial(self._measure, batch, tables, first)
-                    found[:, :, first:last], spent[unit] = within_memory(walk, last - first, BATCH)
-                if advance:
-                    advance(last - first)
-                first = last
-        for forwards in parallel.combine(spent).tolist():
-            self.ledger.add_forwards(forwards)
-        kl, score = parallel.combine(found).numpy()
+            results = self.state.work(
+                [self.request("walk", first, last, schedules=_digest(tables)) for _, first, last in spans],
+                [2 * len(tables) * (last - first) + 1 for _, first, last in spans],
+                walk,
+                lambda unit: advance(spans[unit][2] - spans[unit][1]) if advance else None,
+            )
+        for result in results:
+            self.ledger.add_forwards(float(result[-1]))
+        parts = [result[:-1].view(2, len(tables), -1) for result in results]
+        kl, score = torch.cat(parts, dim=2).numpy() if parts else np.zeros((2, len(tables), 0))
         if self.official is not None:
             score = self._judge(tables, number)
         return [Quality(*both) for both in zip(kl, score, strict=True)]
 
-    def _measure(self, batch: TeacherBatch, tables: Sequence[Tensor], first: int, size: int) -> tuple[Tensor, float]:
-        """KL and score of the first ``size`` samples of a batch under every schedule, and the forwards it took."""
+    def _measure(self, batch: TeacherBatch, tables: Sequence[Tensor], first: int, size: int) -> Tensor:
+        """KL and score of the first ``size`` samples of a batch under every schedule, and last the forwards it took."""
         part = batch.head(size)
         start = self.replay.start(part.captured)
         walked, spent = self._walk(part, start, [_counts(table, first, start) for table in tables])
@@ -279,20 +287,36 @@ class Evaluator:
             keep = tables[index].tolist() if tables[index].dim() == 1 else "of its own"
             what = f"its KL under selector {self.selector_name} with keep {keep}"
             check_finite(what, found[0, index], self.model, self.samples[first : first + size])
-        return found, spent
+        return torch.cat([found.flatten(), torch.tensor([spent], dtype=torch.float64)])
+
+    def _spans(self, number: int) -> Iterator[tuple[TeacherBatch, int, int]]:
+        """Batches that the first ``number`` samples are in, each with its first sample and the one after its last."""
+        first = 0
+        for batch in self.batches:
+            last = min(first + len(batch.rows), number)
+            if first < last:
+                yield batch, first, last
+            first = last
 
     def _judge(self, tables: Sequence[Tensor], number: int) -> NDArray[np.float64]:
         """Official scores of the first samples under every schedule; shape (schedules, number)."""
-        assert self.official is not None
-        scores, samples = torch.zeros(len(tables), number, dtype=torch.float64), self.samples[:number]
-        for unit in parallel.share(len(tables)):
+        official, samples = self.official, self.samples[:number]
+        assert official is not None
+
+        def judge(unit: int) -> Tensor:
             schedule = tables[unit] if tables[unit].dim() == 1 else tables[unit][:number]
-            found = self.official.scores_under(
+            found = official.scores_under(
                 self.model, self.processor, samples, schedule.numpy(), self.selector_name, self.selector_params
             )
-            scores[unit] = torch.from_numpy(found)
-        combined: NDArray[np.float64] = parallel.combine(scores).numpy()
-        return combined
+            return torch.from_numpy(found)
+
+        requests = [self.request("judge", 0, number, schedules=_digest([table])) for table in tables]
+        return torch.stack(self.state.work(requests, [number] * len(tables), judge)).numpy()
+
+    def request(self, what: str, first: int, last: int, **more: JsonValue) -> dict[str, JsonValue]:
+        """What numbers of samples ``first`` to ``last`` are a function of, besides the facts of the state."""
+        selector: dict[str, JsonValue] = {"selector": self.selector_name, "selector_params": self.selector_params}
+        return {"what": what, "data": self._about, "first": first, "last": last, **selector, **more}
 
     def _table(self, schedule: Sequence[float] | ArrayLike) -> Tensor:
         """A schedule, shape (layers,), or one per sample, shape (samples, layers); float64."""
@@ -396,3 +420,10 @@ def _counts(table: Tensor, first: int, start: Prefill) -> Tensor:
     rows = table[first : first + len(start.counts)]
     each = [keep_counts(*sample) for sample in zip(rows, start.counts, start.floor, strict=True)]
     return torch.stack(each, dim=1)
+
+
+def _digest(tables: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for table in tables:
+        digest.update(f"{tuple(table.shape)}\n".encode() + table.numpy().tobytes())
+    return digest.hexdigest()

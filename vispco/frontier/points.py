@@ -13,9 +13,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 from pydantic_core import from_json
 
+from vispco.disk import append_file
 from vispco.errors import ConfigError, DataError, RunError
 from vispco.schedule import check_keep
-from vispco.state import append_file
 
 POINTS_FILE = "points.jsonl"
 """Name of the points file inside a run folder."""

@@ -4,8 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from vispco.disk import replace_file
 from vispco.errors import RunError
-from vispco.state import replace_file
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:

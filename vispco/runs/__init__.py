@@ -1,12 +1,13 @@
 """Run folders and trackers."""
 
 from vispco.runs.comparison import record_comparison
-from vispco.runs.folder import RunFolder
+from vispco.runs.folder import STATE, RunFolder
 from vispco.runs.lock import alone_in
 from vispco.runs.settings import RunSettings
 from vispco.runs.tracker import NoTracker, Result, Tracker, WandbTracker
 
 __all__ = [
+    "STATE",
     "NoTracker",
     "Result",
     "RunFolder",

@@ -7,16 +7,20 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from vispco.disk import replace_file
 from vispco.errors import RunError
 from vispco.frontier import Point, append_points
-from vispco.state import replace_file
+
+STATE = "state"
+"""Folder in it of what an unfinished run has found out."""
 
 
 class RunFolder:
     """Where the files of a run are.
 
     ``config.yaml``, ``points.jsonl`` (append-only), ``frontier.json``, ``frontier.png``, ``costs.png``
-    (FLOPs against time, where time is known), ``schedules.png``, ``report.html`` and one configuration per budget.
+    (FLOPs against time, where time is known), ``schedules.png``, ``report.html``, one configuration per budget, and
+    ``state/``, what an unfinished run has found out so far.
 
     Parameters
     ----------
@@ -36,8 +40,8 @@ class RunFolder:
     def create(cls, path: Path, config: str) -> "RunFolder":
         """The folder ``path`` for a run with the composed configuration, as YAML text.
 
-        A folder whose run is :attr:`finished` stays as it is. One whose run was cut short is for the same run again:
-        points that it wrote are removed, because they will be measured again.
+        A folder whose run is :attr:`finished` stays as it is. One whose run was cut short is for the same run again,
+        which goes on with its state; points are removed, because the run writes all of them at its end.
 
         Raises
         ------
@@ -45,13 +49,14 @@ class RunFolder:
             If the folder cannot be written or holds a run with another configuration.
         """
         folder = cls(path)
-        if folder.points.exists() or folder.finished:
+        if folder.points.exists() or folder.finished or (path / STATE).exists():
             folder._check(config)
         if folder.finished:
             return folder
         try:
             path.mkdir(parents=True, exist_ok=True)
-            folder.points.unlink(missing_ok=True)
+            for left in (folder.points, *path.glob(".*.tmp")):
+                left.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"{path}: cannot be made ({error.strerror}); choose another hydra.run.dir") from None
         folder.write("config.yaml", config)

@@ -4,7 +4,7 @@ from vispco.search.autoprune import fit_curve, mean_information, retention
 from vispco.search.fitprune import Calibration, FitPruneSearch, Fitted
 from vispco.search.journal import working
 from vispco.search.lagrangian import AugmentedLagrangian
-from vispco.search.learned import Learned, LearnedSearch, LearnedSettings, Progress
+from vispco.search.learned import Learned, LearnedSearch, LearnedSettings
 from vispco.search.methods import GRIDS
 from vispco.search.polish import Polished, polish
 from vispco.search.predictor import Answers, Predictor, PromptFeatures
@@ -12,6 +12,7 @@ from vispco.search.sampled import Measured, Proposal, SampledSearch, Space, Told
 from vispco.search.sensitivity import CutProgram
 from vispco.search.space import cheapest_schedule, fit_to_budget, monotone_schedules, step_schedules
 from vispco.search.studies import open_storage
+from vispco.search.training import Progress
 from vispco.search.withdrawal import choose_layers, withdrawal_schedules
 
 __all__ = [

@@ -9,8 +9,8 @@ from typing import Any
 from optuna.exceptions import StorageInternalError
 from optuna.storages.journal import JournalFileBackend
 
+from vispco.disk import append_file
 from vispco.errors import ConfigError
-from vispco.state import append_file
 
 
 class WholeRecords(JournalFileBackend):

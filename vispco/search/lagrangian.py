@@ -21,6 +21,7 @@ bring it below ``1 - d``). A penalty has to be large enough that the problem is 
 only stiffens the primal and lengthens the dual steps, which swing when the primal has not settled in between.
 """
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 
 import torch
@@ -124,6 +125,15 @@ class AugmentedLagrangian:
     def keep(self, index: Tensor) -> None:
         """Go on with the problems ``index`` only."""
         self.multiplier, self.rho, self._last = self.multiplier[index], self.rho[index], self._last[index]
+        self.problems = len(self.multiplier)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that changes, by name."""
+        return {"multiplier": self.multiplier, "rho": self.rho, "last": self._last}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        self.multiplier, self.rho, self._last = state["multiplier"], state["rho"], state["last"]
         self.problems = len(self.multiplier)
 
     def _check(self, violation: Tensor) -> None:

@@ -21,6 +21,8 @@
 Smooth knobs of the selector can be trained along: every row has values of its own, which start at those of the settings
 and stay in their ranges.
 
+The training is put down after every step, if the evaluator has a state with a folder, and taken up from there.
+
 Everything is charged to the ledger; a backward pass counts as much as its forward.
 """
 
@@ -46,9 +48,13 @@ from vispco.search.probe import Damage
 from vispco.search.sampled import check_knobs
 from vispco.search.space import Schedule, fit_to_budget
 from vispco.search.starts import choose_starts
+from vispco.search.training import Progress, Training
 
 SMALLEST = 0.01
 """Added to a loss before its logarithm is taken: differences below it do not matter."""
+
+SNAPSHOTS = "learned"
+"""What the training's snapshots are called."""
 
 Choice = tuple[Schedule, tuple[float, ...]]
 """A schedule and the values of the trained knobs."""
@@ -113,16 +119,6 @@ class LearnedSettings:
     polish_samples: int = 250
     tune: tuple[str, ...] = ()
     knob_lr: float = 0.05
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a progress bar shows after a gradient step; means over all schedules."""
-
-    step: int
-    loss: float
-    violation: float
-    multiplier: float
 
 
 @dataclass(frozen=True)
@@ -247,8 +243,12 @@ class LearnedSearch:
         lagrangian = AugmentedLagrangian(
             len(owner), constraints, penalty=30.0, growth=1.5, tolerance=0.9, cap=1e3, damping=0.5
         )
+        training = Training(learned, optimizer, lagrangian, self.random, self.evaluator.ledger, self.report)
+        state = self.evaluator.state
+        if snapshot := state.latest(SNAPSHOTS):
+            training.restore(snapshot)
         with observed_attention(self.evaluator.replay.family):
-            for step in range(settings.steps):
+            for step in range(len(training.history), settings.steps):
                 done = step / max(1, settings.steps - 1)
                 batch, features = self.draw()
                 rows = self.legal(learned(features))
@@ -267,9 +267,9 @@ class LearnedSearch:
                 exact = self.exact_violation(learned, targets)
                 if step % settings.dual_every == settings.dual_every - 1:
                     lagrangian.update(exact)
-                if self.report:
-                    means = loss.mean().item(), exact.clamp(min=0.0).mean().item(), lagrangian.multiplier.mean().item()
-                    self.report(Progress(step, *means))
+                means = loss.mean().item(), exact.clamp(min=0.0).mean().item(), lagrangian.multiplier.mean().item()
+                training.add(Progress(step, *means))
+                state.save(SNAPSHOTS, training.snapshot())
         return self.legal(learned()).detach()
 
     def make_learned(self, starts: Tensor, targets: Tensor) -> nn.Module:

@@ -15,6 +15,8 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileSymlinkLock
+from optuna.storages.journal._storage import JournalOperation
+from optuna.trial import TrialState
 from pydantic import JsonValue
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -37,13 +39,16 @@ ATTEMPTS = 8
 """Times that a database is opened: the workers that find it empty make its tables at once, and all but one fail."""
 
 
-def open_storage(where: str | None) -> BaseStorage:
+def open_storage(where: str | None, *, alone: bool = False) -> BaseStorage:
     """The storage at a path, a URL, or in memory.
 
     Parameters
     ----------
     where : str or None
         Memory if None; a database if it has ``://``; otherwise the path of a journal.
+    alone : bool
+        Nobody else works on this journal. Trials that no worker finished are then as if they had never begun, so that
+        the search goes on as it would have gone; among several workers such a trial fails, and another repeats it.
 
     Raises
     ------
@@ -53,7 +58,7 @@ def open_storage(where: str | None) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if where is None:
         return InMemoryStorage()
-    return _open_database(where) if "://" in where else _open_journal(where)
+    return _open_database(where) if "://" in where else _open_journal(where, alone)
 
 
 def _open_database(url: str) -> RDBStorage:
@@ -69,7 +74,7 @@ def _open_database(url: str) -> RDBStorage:
     raise AssertionError
 
 
-def _open_journal(where: str) -> JournalStorage:
+def _open_journal(where: str, alone: bool) -> JournalStorage:
     # The lock is a link to the journal: with a relative path it would dangle, and a lock that a killed worker left
     # behind would never be taken over.
     path = Path(where).expanduser().resolve()
@@ -78,7 +83,7 @@ def _open_journal(where: str) -> JournalStorage:
     try:
         lock = JournalFileSymlinkLock(str(path), grace_period=LOCK_GRACE)
         backend = WholeRecords(str(path), lock_obj=lock)
-        _trim(path, lock)
+        _trim(path, lock, alone)
         return JournalStorage(backend)
     except OSError as error:
         raise _unusable(where, error, "choose a file that can be written") from None
@@ -91,17 +96,35 @@ def _unusable(where: str, error: Exception, advice: str) -> ConfigError:
     return ConfigError(f"storage {where!r} cannot be used ({reason}); {advice}")
 
 
-def _trim(path: Path, lock: JournalFileSymlinkLock) -> None:
-    """Cut off a last line that a crash tore: the next record would be glued to it, and nobody could read on."""
+def _trim(path: Path, lock: JournalFileSymlinkLock, alone: bool) -> None:
+    """Cut off a last line that a crash tore: the next record would be glued to it, and nobody could read on.
+
+    In a journal of one worker also all from the first trial on that no finished one follows.
+    """
     lock.acquire()
     try:
         with path.open("rb+") as file:
             content = file.read()
             if content and not _is_journal(content):
                 raise ValueError("its first line is no record")
-            file.truncate(content.rfind(b"\n") + 1)
+            content = content[: content.rfind(b"\n") + 1]
+            file.truncate(len(content) - (_unfinished(content) if alone else 0))
     finally:
         lock.release()
+
+
+def _unfinished(content: bytes) -> int:
+    """Bytes from the first trial on that no finished one follows; 0 if there is none."""
+    length, start = 0, 0
+    for line in content.splitlines(keepends=True):
+        length += len(line)
+        record = json.loads(line)
+        operation = record["op_code"]
+        if operation == JournalOperation.CREATE_TRIAL and not start:
+            start = length - len(line)
+        elif operation == JournalOperation.SET_TRIAL_STATE_VALUES and record["state"] == TrialState.COMPLETE:
+            start = 0
+    return length - start if start else 0
 
 
 def _is_journal(content: bytes) -> bool:

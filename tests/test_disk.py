@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from vispco.state import replace_file
+from vispco.disk import replace_file
 
 STEPS = ("fsync", "replace")
 
