@@ -54,9 +54,10 @@ def verbs(tmp_path, best):
 
 
 @pytest.fixture
-def micro(monkeypatch):
+def micro(monkeypatch, capsys):
     """The model that every verb opens."""
     model, processor = load_checkpoint("micro-llava")
+    capsys.readouterr()  # a bar of transformers
     for verb in ("bench", "eval", "job", "profile"):
         monkeypatch.setattr(import_module(f"vispco.cli.{verb}"), "open_model", lambda settings: (model, processor))
     return model

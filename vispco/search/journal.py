@@ -1,7 +1,7 @@
 """The storage of a study that fails while it is used, as on a full disk."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,20 @@ class WholeRecords(JournalFileBackend):
                 append_file(Path(self._file_path), content)
             finally:
                 self._lock.release()
+        except OSError as error:
+            raise StorageInternalError(error.strerror) from None
+
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Records from a number on.
+
+        Raises
+        ------
+        StorageInternalError
+            If they cannot be read.
+        """
+        try:
+            yield from super().read_logs(log_number_from)
         except OSError as error:
             raise StorageInternalError(error.strerror) from None
 
