@@ -37,7 +37,6 @@ class WholeRecords(JournalFileBackend):
         except OSError as error:
             raise StorageInternalError(error.strerror) from None
 
-
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         """Records from a number on.
 
