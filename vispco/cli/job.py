@@ -13,7 +13,7 @@ from rich.console import Console
 from vispco import parallel
 from vispco.cli.finding import Finder, Found, progress_bar
 from vispco.cli.loading import Loaded, load_both, source_of
-from vispco.cli.official import check_scorable, official_of
+from vispco.cli.official import check_scorable, judge_of, official_of
 from vispco.cli.opening import open_model
 from vispco.cli.profile import TABLE, known_table, new_table
 from vispco.cli.resuming import facts_of
@@ -133,7 +133,7 @@ class SearchJob:
         searching, reporting = loaded.searching.samples, loaded.reporting.samples
         check_scorable(official, processor, [*searching, *reporting])
         provenances = [
-            Provenance.of(model, processor, settings.seed, samples, f"{data.scorer} {data.scorer_params}", task)
+            Provenance.of(model, processor, settings.seed, samples, judge_of(data), task)
             for samples in (searching, reporting)
         ]
         self.state.begin(facts_of(settings, model, *provenances))

@@ -53,7 +53,8 @@ class Point(BaseModel):
     backend, dtype : str
         Attention backend and number format of the evaluation.
     model, prompt, data : str
-        Fingerprints of the model, of the prompt, and of the samples with their scorer.
+        Fingerprints of the model, of how samples become prompts, and of the samples with their scorer and its limit
+        on the length of answers.
     budget : float or None
         Allowed cost it was searched for, if any.
     """
