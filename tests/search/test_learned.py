@@ -18,6 +18,7 @@ from vispco.kernels import make_kernel
 from vispco.search import LearnedSearch, LearnedSettings, fit_to_budget
 from vispco.search import learned as module
 from vispco.selectors import Knob, make_selector
+from vispco.state import State
 
 LAYERS = 6
 WEIGHTS = torch.tensor([0.0, 0.4, 0.02, 0.3, 0.01, 0.005], dtype=torch.float64)
@@ -56,6 +57,7 @@ def toy(monkeypatch):
             evaluate=evaluate,
             share=under,
             replay=SimpleNamespace(layers=LAYERS, family=None),
+            state=State(),
             model=None,
             ledger=Ledger(),
             selector=make_selector(name, params),

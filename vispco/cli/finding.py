@@ -148,7 +148,7 @@ class Finder:
         return self._best(method.name, candidates, measured, evaluator)
 
     def _sample(self, method: SampledMethod, evaluator: Evaluator) -> Found:
-        settings, teaching = self.settings, evaluator.ledger.forwards
+        settings, ledger, teaching = self.settings, evaluator.ledger, evaluator.ledger.forwards
         if method.storage is not None:
             evaluator.state = State()  # the study keeps the trials
         named = partial(candidate, settings, method)
@@ -158,12 +158,15 @@ class Finder:
         def measure_one(number: int, proposal: Proposal) -> Measured:
             if proposal.selector not in evaluators:
                 evaluators[proposal.selector] = evaluator.share(proposal.selector)
-            spent = evaluator.ledger.forwards
+            ledger.forwards = 0.0  # a difference would be rounded otherwise after a restart
             (point,) = self._measure(evaluators[proposal.selector], [named(number, proposal)])
-            forwards = evaluator.ledger.forwards - spent
             over = [point.costs[cost.name] - limit for cost, limit in self.cost.limits.items()]
             return Measured(
-                point.costs[self.cost.name], point.quality["kl"], forwards, point.model_dump(mode="json"), tuple(over)
+                point.costs[self.cost.name],
+                point.quality["kl"],
+                ledger.forwards,
+                point.model_dump(mode="json"),
+                tuple(over),
             )
 
         title = f"{method.name}: {method.trials} schedules"
