@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -282,3 +284,14 @@ def test_a_comparison_that_wandb_cannot_have(finished, tmp_path, capsys, monkeyp
     assert "hypervolume" in out
     (line,) = err.splitlines()
     assert line.startswith("vispco: W&B is given up (File")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_output_that_nobody_takes_does_not_go_unnoticed(finished, tmp_path):
+    """A line that waits in a buffer until Python ends."""
+    words = ["export", str(finished), "--budget", "0.6", "-o", str(tmp_path / "best.json")]
+    program = [sys.executable, "-c", "import sys; from vispco.cli import main; sys.exit(main())", *words]
+    with open("/dev/full", "w") as nowhere:
+        done = subprocess.run(program, stdout=nowhere, stderr=subprocess.PIPE, text=True, timeout=200, check=False)
+    assert (done.returncode, done.stderr) == (2, f"vispco: {SPACE}; make room, then run the same command again\n")
+    assert (tmp_path / "best.json").exists()
