@@ -291,7 +291,10 @@ def test_output_that_nobody_takes_does_not_go_unnoticed(finished, tmp_path):
     """A line that waits in a buffer until Python ends."""
     words = ["export", str(finished), "--budget", "0.6", "-o", str(tmp_path / "best.json")]
     program = [sys.executable, "-c", "import sys; from vispco.cli import main; sys.exit(main())", *words]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as nowhere:
-        done = subprocess.run(program, stdout=nowhere, stderr=subprocess.PIPE, text=True, timeout=200, check=False)
+        done = subprocess.run(
+            program, stdout=nowhere, stderr=subprocess.PIPE, text=True, timeout=200, check=False, env=buffered
+        )
     assert (done.returncode, done.stderr) == (2, f"vispco: {SPACE}; make room, then run the same command again\n")
     assert (tmp_path / "best.json").exists()
