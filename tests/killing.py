@@ -16,6 +16,7 @@ A process is forked for every start, so that imports are paid for once.
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -43,9 +44,6 @@ METHODS = {
 }  # fmt: skip
 FIGURES = ("plot_frontiers", "plot_schedules", "plot_costs", "write_report")
 """Left out: they are made after all that counts, and take longer than it."""
-
-MOMENTS = 4
-"""Random kills of a search after the first."""
 
 WRITING = os.O_WRONLY | os.O_RDWR
 STEPS = ("os.rename", "os.remove", "os.mkdir", "os.truncate")
@@ -160,13 +158,13 @@ class Tally:
         )
 
 
-def kill_until_done(name: str, folder: Path, tally: Tally, draw: random.Random, seconds: float, fatal: int) -> None:
+def kill_until_done(name: str, folder: Path, tally: Tally, moments: list[float], fatal: int) -> None:
     """Kill a search at a step of writing, then at random moments, until one process comes to the end."""
     found, log = Found(), folder.parent / f"{folder.name}.log"
-    for turn in range(1 + MOMENTS + 1):
-        process = start(name, folder, fatal if turn == 0 else None)
-        if 0 < turn <= MOMENTS:
-            time.sleep(draw.uniform(0, seconds))
+    for moment in [None, *moments, math.inf]:
+        process = start(name, folder, fatal if moment is None else None)
+        if moment is not None and moment < math.inf:
+            time.sleep(moment)
             os.kill(process, signal.SIGKILL)
         code, before, found = end(process), found, Found.of(folder)
         tally.lost += before.lost(found)
@@ -180,15 +178,14 @@ def kill_until_done(name: str, folder: Path, tally: Tally, draw: random.Random, 
 def compare(folder: Path, alone: dict[str, bytes], tally: Tally) -> None:
     """Note where a search that was killed came to something else."""
     ours = results(folder)
-    tally.different += [
-        f"{folder.name}/{name}" for name in alone.keys() | ours.keys() if ours.get(name) != alone.get(name)
-    ]
+    names = sorted(alone.keys() | ours.keys())
+    tally.different += [f"{folder.name}/{name}" for name in names if ours.get(name) != alone.get(name)]
     points = [point.model_dump_json() for point in read_points(folder)]
     if len(set(points)) != len(points):
         tally.different.append(f"{folder.name}: a point is there twice")
 
 
-def run(kills: int, seed: int, methods: list[str], every: bool = False) -> Tally:
+def run(kills: int, seed: int, methods: list[str], moments: int, every: bool) -> Tally:
     """Kill searches of all methods in turn until there were ``kills`` kills, and with ``every`` one at every step."""
     for figure in FIGURES:
         setattr(vispco.cli.search, figure, lambda *_, **__: None)
@@ -207,7 +204,8 @@ def run(kills: int, seed: int, methods: list[str], every: bool = False) -> Tally
         while tally.kills < kills or (every and any(steps.values())):
             name = methods[tally.searches % len(methods)]
             folder, fatal = home / f"{name}-{tally.searches}", steps[name].pop() if steps[name] else 1
-            kill_until_done(name, folder, tally, draw, seconds[name], fatal)
+            times = [draw.uniform(0, seconds[name]) for _ in range(moments)]
+            kill_until_done(name, folder, tally, times, fatal)
             tally.searches += 1
             if not tally.different:
                 compare(folder, alone[name], tally)
@@ -222,11 +220,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--moments", type=int, default=4, help="random kills of a search after the first")
     parser.add_argument(
         "--every", action="store_true", help="go on until searches were killed at every step of writing"
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     options = parser.parse_args()
     print(f"seed {options.seed}")
-    outcome = run(options.kills, options.seed, options.methods, options.every)
+    outcome = run(options.kills, options.seed, options.methods, options.moments, options.every)
     sys.exit(bool(outcome.lost or outcome.different))

@@ -140,7 +140,7 @@ def placed(word, folder):
 def run_vispco(command, folder, done, capsys):
     words = tuple(placed(word, folder) for word in command.words)
     assert words[1] in VERBS, f"{command}: there is no such verb"
-    named = len(words) == 2 and words[1] in ("bench", "compare", "eval", "export")  # within a sentence
+    named = len(words) == 2 and words[1] in ("bench", "compare", "eval", "export", "reproduce")  # within a sentence
     if named or words in done:
         return
     capsys.readouterr()

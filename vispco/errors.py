@@ -43,3 +43,7 @@ class ParallelError(InputError):
 
 class LostError(VispcoError):
     """A process or job that was waited for has ended without a result; nothing need be wrong with what was asked."""
+
+
+class DifferenceError(VispcoError):
+    """What was measured once more is not what was recorded."""

@@ -200,7 +200,9 @@ def make_module(break_call=lambda name, options: None):
 CALLS = ("setup", "init", "define_metric", "log", "Table", "scatter", "update", "Artifact", "log_artifact", "finish")
 
 
-@pytest.mark.parametrize("how", [ConnectionResetError("gone"), SystemExit(1), "hangs"], ids=["raises", "exits", "hangs"])
+@pytest.mark.parametrize(
+    "how", [ConnectionResetError("gone"), SystemExit(1), "hangs"], ids=["raises", "exits", "hangs"]
+)
 @pytest.mark.parametrize("call", CALLS)
 def test_nothing_that_wandb_does_comes_through(call, how, folder, monkeypatch, capsys):
     never = threading.Event()

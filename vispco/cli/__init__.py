@@ -15,14 +15,16 @@ from vispco.cli.eval import evaluate
 from vispco.cli.export import export
 from vispco.cli.models import models
 from vispco.cli.profile import profile
+from vispco.cli.reproduce import reproduce
 from vispco.cli.search import search
 from vispco.cli.selectors import selectors
-from vispco.errors import InputError, LostError, ParallelError
+from vispco.errors import DifferenceError, InputError, LostError, ParallelError
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "search": search,
     "compare": compare,
     "export": export,
+    "reproduce": reproduce,
     "eval": evaluate,
     "bench": run_bench,
     "profile": profile,
@@ -36,6 +38,7 @@ USAGE = """usage: vispco VERB ...
   vispco search [overrides]                      learn a frontier, verify it, write a run folder
   vispco compare RUN [RUN ...] [-o PLOT]         overlay the frontiers of several runs
   vispco export RUN --budget 0.5 -o best.json    write the best configuration within a budget
+  vispco reproduce RUN [--all] [-o JSON]         measure again what a run exported, hold it against the record
   vispco eval best.json [overrides]              task scores of one configuration, by `generate`
   vispco bench best.json [-o JSON] [overrides]   time, memory and energy of one configuration against the stock model
   vispco models                                  models that can be pruned, what is refused and why
@@ -45,7 +48,14 @@ USAGE = """usage: vispco VERB ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; exit code 0 done, 2 the input is wrong (one line, no traceback), 1 a fault of ours."""
+    """Run the program.
+
+    Returns
+    -------
+    int
+        Exit code: 0 done, 2 the input is wrong (one line, no traceback), 1 a fault of ours, or a run that is not
+        reproduced.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
@@ -70,7 +80,7 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
         finish_output()
     except (InputError, HydraException, OmegaConfBaseException) as error:
         return _refuse(" ".join(str(error).split()))
-    except LostError as error:
+    except (LostError, DifferenceError) as error:
         return _refuse(str(error), code=1)
     except KeyboardInterrupt:
         return _refuse("interrupted; what was found so far is in the run folder, and the same command goes on with it")

@@ -32,7 +32,7 @@ from vispco.cli.presentation import report_data
 from vispco.cli.result import configs, frontier_record, results, summary
 from vispco.errors import InputError, ParallelError, RunError
 from vispco.report import COST_NAMES, plot_costs, plot_frontiers, plot_schedules, write_report
-from vispco.runs import NoTracker, RunFolder, RunSettings, Tracker, WandbTracker, alone_in
+from vispco.runs import NoTracker, RunFolder, RunSettings, Tracker, WandbTracker, alone_in, record_environment
 from vispco.runs.settings import WandbSettings
 
 OURS = "this is no error of Hydra's"
@@ -114,7 +114,7 @@ def run(composed: DictConfig, path: Path) -> None:
         if parallel.told(folder.finished):
             print(f"{path}: finished already")
             return
-        tracker = _tracker(settings, folder, plain)
+        tracker = _tracker(settings, folder, {**plain, "environment": record_environment(folder)})
         failed = True
         try:
             outcome = SearchJob(settings, tracker, folder.path).run()

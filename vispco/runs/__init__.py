@@ -1,6 +1,7 @@
 """Run folders and trackers."""
 
 from vispco.runs.comparison import record_comparison
+from vispco.runs.environment import environment, environment_differences, read_environments, record_environment
 from vispco.runs.folder import STATE, RunFolder
 from vispco.runs.lock import alone_in
 from vispco.runs.settings import RunSettings
@@ -15,5 +16,9 @@ __all__ = [
     "Tracker",
     "WandbTracker",
     "alone_in",
+    "environment",
+    "environment_differences",
+    "read_environments",
     "record_comparison",
+    "record_environment",
 ]

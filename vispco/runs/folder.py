@@ -116,6 +116,8 @@ class RunFolder:
             raise RunError(f"{self.path} has no frontier.json; give the folder of a finished `vispco search`") from None
         except ValueError as error:
             raise RunError(f"{self.frontier}: not valid JSON ({error}); run the search again") from None
+        if not isinstance(result, dict):
+            raise RunError(f"{self.frontier}: holds no result of a search; run the search again")
         return result
 
 
