@@ -29,6 +29,26 @@ def replace_file(path: Path, content: bytes) -> None:
     _sync(path.parent)
 
 
+def append_file(path: Path, content: bytes) -> None:
+    """Add ``content`` at the end of a file, which is made if there is none; it is on disk when this returns.
+
+    Raises
+    ------
+    OSError
+        If that cannot be done; of ``content`` nothing stays then.
+    """
+    with path.open("ab") as file:
+        before = file.tell()
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        os.truncate(path, before)
+        raise
+
+
 def _sync(folder: Path) -> None:
     """Bring a folder's entries to the disk: without it a new name may be gone after a power failure."""
     handle = os.open(folder, os.O_RDONLY)

@@ -96,4 +96,5 @@ class Document(Frozen):
         try:
             replace_file(Path(path), self.to_json().encode())
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: cannot be written ({error}); choose another place") from None
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{path}: cannot be written ({reason}); choose another place") from None

@@ -29,6 +29,14 @@ class RunError(InputError):
     """A run folder cannot be read or written."""
 
 
+class CapacityError(InputError):
+    """The machine has not the memory for what is asked of it at once."""
+
+
+class NumericError(InputError):
+    """A number that results depend on has become NaN or infinite."""
+
+
 class ParallelError(InputError):
     """Processes that are to work on one search do not fit together, or what is asked for cannot be shared out."""
 

@@ -4,12 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+from refusing import one_line
 
 from vispco.cli import main
 from vispco.cli.seeds import over_seeds, seed_groups
 from vispco.frontier import Point, append_points
+from vispco.report import plots
 
 CONFIG = {"selector": {"name": "fastv"}, "data": {"seed": 0}, "tracker": {"name": "none"}, "progress": True}
+
+FACTS = {"backend": "sdpa", "dtype": "float32", "model": "m", "prompt": "p", "data": "d", "split": "test"}
+"""In which runs must agree."""
 
 
 @pytest.fixture
@@ -17,15 +22,13 @@ def make_run(tmp_path, monkeypatch):
     """Makes a run folder of one learned point and the unpruned one; gives its name."""
     monkeypatch.chdir(tmp_path)
 
-    def make(name, seed, score=0.5, **changes):
+    def make(name, seed, score=0.5, facts=None, **changes):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "config.yaml").write_text(json.dumps(CONFIG | {"seed": seed} | changes))  # JSON is YAML
-        (folder / "frontier.json").write_text('{"report_split": "test"}')
-        shared = dict(
-            selector="fastv", keep=(1.0,), split="test", seed=seed, slices={}, samples=4, backend="sdpa",
-            dtype="float32", model="m", prompt="p",
-        )  # fmt: skip
+        split = (FACTS | (facts or {}))["split"]
+        (folder / "frontier.json").write_text(json.dumps({"report_split": split}))
+        shared = dict(selector="fastv", keep=(1.0,), seed=seed, slices={}, samples=4, **FACTS | (facts or {}))
         learned = Point(
             name="learned b=0.5", method="learned", costs={"flops": 0.5}, quality={"score": score, "kl": 0.1}, **shared
         )
@@ -79,3 +82,32 @@ def test_a_plot_names_runs_only_to_tell_them_apart(make_run):
     assert ">learned, a<" in both
     assert ">learned, b<" in both
     assert ">learned<" in one
+
+
+@pytest.mark.parametrize("output", [None, "plot.png", "report.html"])
+@pytest.mark.parametrize("field", FACTS)
+def test_runs_of_other_facts_do_not_merge(make_run, capsys, field, output):
+    runs = [make_run("a", 0), make_run("b", 0, facts={field: "other"})]
+    assert main(["compare", *runs, "--wandb", "none", *(["-o", output] if output else [])]) == 2
+    line = one_line(capsys)
+    assert f"{field} is {FACTS[field]!r} in 'learned b=0.5' and 'other' in 'learned b=0.5'" in line
+    assert output is None or not Path(output).exists()
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_missing_controls_are_told_on_the_plot(make_run, runs, monkeypatch):
+    """In the figure that becomes the PNG, in the SVG, and in what the HTML page draws from."""
+    warning, shown = "Caution: no controls in this comparison", []
+
+    def render(figure, suffix):
+        shown.append([axes.get_title(loc="left") for axes in figure.axes])
+        return b""
+
+    names = [make_run(name, seed) for seed, name in enumerate("ab"[:runs])]
+    with monkeypatch.context() as patch:
+        patch.setattr(plots, "render", render)
+        assert main(["compare", *names, "--wandb", "none", "-o", "plot.png"]) == 0
+    assert shown == [[warning]]
+    for output in ("plot.svg", "report.html"):
+        assert main(["compare", *names, "--wandb", "none", "-o", output]) == 0
+        assert Path(output).read_text().count(warning) == 1

@@ -6,6 +6,8 @@ import pytest
 
 import vispco
 from vispco.cli import main
+from vispco.cli.official import judge_of
+from vispco.cli.overrides import parse_overrides
 
 OPTIONS = [
     "data.search_samples=12",
@@ -62,3 +64,14 @@ def test_words_the_tokenizer_does_not_know(tmp_path, capsys):
     overrides = [*OPTIONS, f"data.path={table}", "data.split_by=hash", f"hydra.run.dir={tmp_path / 'x'}"]
     assert main(["search", *overrides, "data.scorer=answer_tokens"]) == 2
     assert "give data.scorer=exact_match" in capsys.readouterr().err
+
+
+def test_scores_of_longer_answers_are_other_numbers():
+    """Points of both do not merge; where answers are read off teacher forcing, their length has no say."""
+    judges = {
+        scorer: {
+            judge_of(parse_overrides([f"data.scorer={scorer}", f"data.max_new_tokens={n}"]).data) for n in (4, 4, 8)
+        }
+        for scorer in ("exact_match", "answer_tokens")
+    }
+    assert {scorer: len(found) for scorer, found in judges.items()} == {"exact_match": 2, "answer_tokens": 1}

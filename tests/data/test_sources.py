@@ -188,25 +188,34 @@ def test_shapes_are_stored_once(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "write_tsv", lambda *arguments: (written.append(arguments[1:]), write(*arguments)))
     first = load_samples("shapes", "test", 8, seed=3, cache=cache)
     assert written == [("test", 8, 3)]
-    assert [path.suffix for path in cache.iterdir()] == [".tsv"], "a temporary file is left"
+    assert {path.suffix for path in cache.iterdir()} == {".tsv", ".sha256"}, "a temporary file is left"
     assert load_samples("shapes", "test", 8, seed=3, cache=cache) == first
     assert len(written) == 1, "generated again"
     assert [sample.question for sample in first] == [row["question"] for row in shapes.generate("test", 8, seed=3)]
+    table = next(cache.glob("*.tsv"))
+    whole = table.read_bytes()
+    for damage in (b"", whole[: whole.rindex(b"\n", 0, -1) + 1]):
+        table.write_bytes(damage)
+        assert load_samples("shapes", "test", 8, seed=3, cache=cache) == first
+        assert table.read_bytes() == whole
+    written.clear()
     for change in ({"split": "train"}, {"count": 9}, {"seed": 4}):
         other = load_samples("shapes", **{"split": "test", "count": 8, "seed": 3, "cache": cache, **change})
         assert (other[:8] == first) == ("count" in change)
-    assert len(written) == len(list(cache.iterdir())) == 4
+    assert len(written) == 3
+    assert len(list(cache.glob("*.tsv"))) == 4
 
 
 def test_users_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     load_samples("shapes", "validation", 1)
-    assert len(list((tmp_path / "vispco").iterdir())) == 1
+    assert len(list((tmp_path / "vispco").glob("*.tsv"))) == 1
 
 
 def test_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(DataError, match=r"file/cache: cannot store generated data .*; set XDG_CACHE_HOME elsewhere$"):
+    refused = r"file/cache: cannot store generated data \(Not a directory\); set XDG_CACHE_HOME elsewhere$"
+    with pytest.raises(DataError, match=refused):
         load_samples("shapes", "test", 1, cache=tmp_path / "file" / "cache")
 
 

@@ -281,6 +281,25 @@ def test_prompt_fingerprints_depend_on_the_template(micro):
     assert prompt_fingerprint(processor) == before
 
 
+@pytest.mark.parametrize("change", [{"max_pixels": 28 * 28 * 16}, {"min_pixels": 28 * 28 * 300}])
+def test_prompt_fingerprints_depend_on_how_pictures_become_tokens(change):
+    from transformers import Qwen2VLImageProcessor
+
+    def stub(**options):
+        """A processor whose prompts are pictures alone."""
+        pictures = Qwen2VLImageProcessor(**options)
+
+        def process(text, images, return_tensors):
+            (grid,) = pictures(images[0], return_tensors=return_tensors)["image_grid_thw"].tolist()
+            return {"input_ids": torch.zeros(1, grid[1] * grid[2] // 4)}
+
+        process.apply_chat_template = lambda messages, add_generation_prompt: "text"
+        return process
+
+    assert prompt_fingerprint(stub()) == prompt_fingerprint(stub())
+    assert prompt_fingerprint(stub(**change)) != prompt_fingerprint(stub())
+
+
 def test_sizes_of_prompts_need_no_run_of_the_model(micro, evaluator, samples, monkeypatch):
     tokens = evaluator.cost().tokens
     monkeypatch.setattr(type(micro[0]), "forward", lambda *args, **kwargs: pytest.fail("the model was run"))

@@ -1,5 +1,6 @@
 """The points file survives kills, reports damage exactly, and points that do not merge are refused."""
 
+import errno
 import json
 import math
 import os
@@ -184,3 +185,30 @@ def test_comparable_accepts_what_may_differ(make_point):
     comparable([make_point(), make_point(0.1, 0.2, name="other", slices={}, **free)])
     comparable([])
     assert set(free) | set(FIELDS) | {"name", "costs", "quality", "slices"} == set(Point.model_fields)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_could_not_be_read_again_is_not_stored(make_point, tmp_path, value):
+    """A changed copy is not validated, and JSON has no NaN."""
+    bad = make_point().model_copy(update={"name": "bad", "quality": {"score": 0.5, "kl": value}})
+    append_points(tmp_path, [make_point()])
+    before = (tmp_path / "points.jsonl").read_bytes()
+    with pytest.raises(DataError, match=r"point 'bad', field quality\.kl: .*finite.*; it cannot be stored"):
+        append_points(tmp_path, [make_point(0.4), bad])
+    assert (tmp_path / "points.jsonl").read_bytes() == before
+
+
+def test_a_write_that_fails_half_way_leaves_nothing(make_point, tmp_path, monkeypatch):
+    append_points(tmp_path, [make_point()])
+    before = (tmp_path / "points.jsonl").read_bytes()
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=r"points\.jsonl: cannot be written \(No space left on device\); give an"):
+            append_points(tmp_path, [make_point(0.4), make_point(0.3)])
+    assert (tmp_path / "points.jsonl").read_bytes() == before
+    append_points(tmp_path, [make_point(0.2)])
+    assert len(read_points(tmp_path)) == 2

@@ -54,7 +54,12 @@ def test_groups_hold_every_point_once(compared):
     found = payload(ReportData("t", [], compared))
     assert sorted(index for group in found["groups"] for index in group["members"]) == list(range(len(compared)))
     assert [group["label"] for group in found["groups"] if group["rest"]] == ["learned"]
-    assert found["warning"] is None
+    assert found["warning"] == "Caution: missing controls: uniform_grid, downsampled"
+
+
+def test_no_warning_where_all_controls_are(compared, make_point):
+    rest = [make_point(f"{name} b=0.5", "control", 0.5, 0.5) for name in ("uniform_grid", "downsampled")]
+    assert payload(ReportData("t", [], [*compared, *rest]))["warning"] is None
 
 
 def test_runs_are_drawn_apart(compared):

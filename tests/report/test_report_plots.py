@@ -8,7 +8,8 @@ from PIL import Image
 
 from vispco.errors import ConfigError, DataError, RunError
 from vispco.report import plot_frontiers, plot_schedules
-from vispco.report.plots import NO_CONTROLS, percent
+from vispco.report.plots import percent
+from vispco.report.series import NO_CONTROLS, caution
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROWS = [(0.3, (1.0, 0.25, 0.0)), (0.525, (1.0, 0.5, 0.125))]
@@ -40,7 +41,20 @@ def test_svg_names_axes_and_every_series_once(compared, tmp_path):
 
 def test_warns_where_there_are_no_controls(searched, tmp_path):
     plot_frontiers(searched, tmp_path / "frontier.svg")
-    assert sum(NO_CONTROLS in text for text in texts((tmp_path / "frontier.svg").read_text())) == 1
+    assert texts((tmp_path / "frontier.svg").read_text()).count(f"Caution: {NO_CONTROLS}") == 1
+
+
+def test_names_the_controls_that_are_missing(compared, make_point, tmp_path):
+    def said(points):
+        plot_frontiers(points, tmp_path / "frontier.svg")
+        return [text for text in texts((tmp_path / "frontier.svg").read_text()) if "Caution" in text]
+
+    assert said(compared) == ["Caution: missing controls: uniform_grid, downsampled"]
+    rest = [make_point(f"{name} b=0.5", "control", 0.5, 0.5) for name in ("uniform_grid", "downsampled")]
+    assert said([*compared, *rest]) == []
+    assert caution(compared[:-1] + rest) == "Caution: missing controls: selector default"
+    named = make_point("random b=0.5", "learned", 0.5, 0.5)
+    assert "random" in caution([named, *rest, compared[-1]]), "what somebody searched for is no control"
 
 
 def test_other_costs_and_qualities_are_named(make_point, tmp_path):

@@ -52,7 +52,12 @@ def test_wandb_is_offline_by_default():
         ({"budget": {"values": []}}, "budget.values"),
         ({"budget": {"values": [float("nan")]}}, "budget.values.0"),
         ({"surprise": 1}, "surprise"),
-        ({"search": {"name": "tpe"}}, "search"),
+        ({"search": {"name": "tpe"}}, r"^search\.trials = "),
+        (
+            {"search": {"name": "step", "ladder": [2.0]}},
+            r"^search\.ladder\.0 = 2\.0.*override it with search\.ladder\.0=",
+        ),
+        ({"baseline": {"methods": [{"name": "grid", "ladder": [2.0]}]}}, r"^baseline\.methods\.0\.ladder\.0 = "),
     ],
 )
 def test_settings_name_the_bad_field(change, words):

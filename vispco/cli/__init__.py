@@ -10,6 +10,7 @@ from transformers.utils import logging
 from vispco import parallel
 from vispco.cli.bench import run_bench
 from vispco.cli.compare import compare
+from vispco.cli.environment import finish_output, refusal
 from vispco.cli.eval import evaluate
 from vispco.cli.export import export
 from vispco.cli.models import models
@@ -76,12 +77,18 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
         if parallel.size() > 1 and verb != "search":
             raise ParallelError(f"`vispco {verb}` works in one process; start it without torchrun")
         VERBS[verb](arguments)
+        finish_output()
     except (InputError, HydraException, OmegaConfBaseException) as error:
         return _refuse(" ".join(str(error).split()))
     except (LostError, DifferenceError) as error:
         return _refuse(str(error), code=1)
     except KeyboardInterrupt:
         return _refuse("interrupted; what was found so far is in the run folder, and the same command goes on with it")
+    except Exception as error:
+        line = refusal(error)
+        if line is None:
+            raise
+        return _refuse(line)
     return 0
 
 

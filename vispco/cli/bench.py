@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from vispco.capacity import within_memory
 from vispco.cli.loading import load_report, source_of
 from vispco.cli.opening import open_model
 from vispco.cli.overrides import parse_overrides
@@ -33,6 +35,8 @@ def run_bench(arguments: Sequence[str]) -> None:
     ------
     InputError
         If the file, an option, an override, the model or the data cannot be used; before anything is measured.
+    CapacityError
+        If a batch does not fit into memory, with the size of one that does.
     """
     options = _parse(arguments)
     config = PruningConfig.load(options.config)
@@ -49,11 +53,18 @@ def run_bench(arguments: Sequence[str]) -> None:
     source_of(data)
     model, processor = open_model(settings.model)
     samples = load_report(data, wanted)
-    inputs = _batches(model, processor, samples, options.batch)
     with _bar() as advance:
-        result = bench(
-            model, inputs, config, new_tokens=options.new_tokens, rounds=options.pairs, clock=options.clock,
-            seed=settings.seed, advance=advance,
+
+        def measure(batch: int, rounds: int, warm_up: int = WARM_UP) -> Bench:
+            inputs = _batches(model, processor, samples, batch)
+            return bench(
+                model, inputs, config, new_tokens=options.new_tokens, rounds=rounds, warm_up=warm_up,
+                clock=options.clock, seed=settings.seed, advance=advance,
+            )  # fmt: skip
+
+        result = within_memory(
+            partial(measure, rounds=options.pairs), options.batch, "--batch",
+            probe=partial(measure, rounds=1, warm_up=0),
         )  # fmt: skip
     if options.output:
         write_whole(options.output, result.to_json().encode())

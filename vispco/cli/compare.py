@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from vispco.cli.presentation import comparison_data
 from vispco.cli.seeds import over_seeds, seed_groups
 from vispco.errors import DataError
 from vispco.frontier import Point, comparable, epsilon, hypervolume, igd_plus, pareto_front, read_points
-from vispco.report import TextTable, plot_frontiers, write_report
+from vispco.report import TextTable, draw_frontiers, plot_frontiers, write_report
 from vispco.runs import RunFolder, record_comparison
 
 INDICATORS = ("best score", "hypervolume", "IGD+", "epsilon")
@@ -59,18 +58,16 @@ def compare(arguments: Sequence[str]) -> None:
         if options.output.suffix == ".html":
             write_report(options.output, comparison_data(runs, cost, _text(table)))
         else:
-            overlay(runs, options.output, cost)
+            plot_frontiers(overlaid(runs), options.output, cost=cost, title=_title(runs))
         print(options.output)
     if options.wandb != "none":
         home = Path() if options.output is None else options.output.parent
-        with tempfile.TemporaryDirectory() as folder:
-            picture = Path(folder) / "frontiers.png"
-            overlay(runs, picture, cost)
-            record_comparison(
-                home, runs, dict(_series(runs)),
-                {f"{name} {key}": value for name, row in values.items() for key, value in row.items()},
-                picture, cost=cost, mode=options.wandb, project=options.project, group=options.group,
-            )  # fmt: skip
+        record_comparison(
+            home, runs, dict(_series(runs)),
+            {f"{name} {key}": value for name, row in values.items() for key, value in row.items()},
+            draw_frontiers(overlaid(runs), ".png", cost=cost, title=_title(runs)),
+            cost=cost, mode=options.wandb, project=options.project, group=options.group,
+        )  # fmt: skip
 
 
 def indicators(runs: Mapping[str, Sequence[Point]], cost: str) -> dict[str, dict[str, float]]:
@@ -93,8 +90,8 @@ def indicators(runs: Mapping[str, Sequence[Point]], cost: str) -> dict[str, dict
     }
 
 
-def overlay(runs: Mapping[str, Sequence[Point]], path: Path, cost: str) -> None:
-    """Plot with a line for every run and searched method; of one run alone as in its own folder."""
+def overlaid(runs: Mapping[str, Sequence[Point]]) -> list[Point]:
+    """Points for a plot with a line for every run and searched method; of one run alone as in its own folder."""
     short = _short(list(runs))
 
     def named(run: str, point: Point) -> Point:
@@ -102,8 +99,11 @@ def overlay(runs: Mapping[str, Sequence[Point]], path: Path, cost: str) -> None:
             return point
         return point.model_copy(update={"method": f"{point.method}, {short[run]}"})
 
-    points = [named(run, point) for run, members in runs.items() for point in members]
-    plot_frontiers(points, path, cost=cost, title=f"{len(runs)} runs")
+    return [named(run, point) for run, members in runs.items() for point in members]
+
+
+def _title(runs: Mapping[str, Sequence[Point]]) -> str:
+    return f"{len(runs)} runs"
 
 
 def _series(runs: Mapping[str, Sequence[Point]]) -> Iterator[tuple[str, list[Point]]]:

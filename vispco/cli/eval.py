@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from vispco.cli.loading import load_report, source_of
-from vispco.cli.official import official_of
+from vispco.cli.official import judge_of, official_of
 from vispco.cli.opening import open_model
 from vispco.cli.overrides import parse_overrides
 from vispco.cli.parsing import Parser
@@ -158,7 +158,7 @@ def _record(
 ) -> str:  # fmt: skip
     """The JSON file: everything that the table shows, and what it is of."""
     data = settings.data
-    judged = f"{data.scorer} {data.scorer_params}"
+    judged = judge_of(data)
     origin = Provenance.of(model, processor, settings.seed, found.samples, judged, Task(data.prompt))
     results = {
         name: {

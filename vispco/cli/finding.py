@@ -41,6 +41,7 @@ from vispco.search import (
     mean_information,
     retention,
     withdrawal_schedules,
+    working,
 )
 from vispco.search import Progress as Step
 from vispco.state import State
@@ -168,7 +169,8 @@ class Finder:
                 tuple(over),
             )
 
-        with self.bar(f"{method.name}: {method.trials} schedules", method.trials) as (bar, task):
+        title = f"{method.name}: {method.trials} schedules"
+        with working(method.storage), self.bar(title, method.trials) as (bar, task):
             search = SampledSearch(
                 method.name, Space(evaluator.replay.layers, settings.kernel.steps, knobs_of(settings, method)),
                 settings.budget.values, trials=method.trials, seed=settings.seed,

@@ -13,7 +13,7 @@ from rich.console import Console
 from vispco import parallel
 from vispco.cli.finding import Finder, Found, progress_bar
 from vispco.cli.loading import Loaded, load_both, source_of
-from vispco.cli.official import check_scorable, official_of
+from vispco.cli.official import check_scorable, judge_of, official_of
 from vispco.cli.opening import open_model
 from vispco.cli.profile import TABLE, known_table, new_table
 from vispco.cli.resuming import facts_of
@@ -133,14 +133,14 @@ class SearchJob:
         searching, reporting = loaded.searching.samples, loaded.reporting.samples
         check_scorable(official, processor, [*searching, *reporting])
         provenances = [
-            Provenance.of(model, processor, settings.seed, samples, f"{data.scorer} {data.scorer_params}", task)
+            Provenance.of(model, processor, settings.seed, samples, judge_of(data), task)
             for samples in (searching, reporting)
         ]
         self.state.begin(facts_of(settings, model, *provenances))
         if self.state.resumed:
             self.console.print(f"{self.folder}: goes on with what was found before", highlight=False, soft_wrap=True)
         table = self._table(model, processor, [*searching, *reporting])
-        cache = TeacherCache(limit=int(data.cache_gib * 2**30)) if data.cache_gib else None
+        cache = TeacherCache(limit=int(data.cache_gib * 2**30), say=self._say) if data.cache_gib else None
         evaluator_on = partial(
             Evaluator, model, processor, selector=selector.name, selector_params=selector.params,
             batch_size=data.batch_size, cache=cache, new_tokens=settings.cost.new_tokens, table=table,
@@ -251,13 +251,16 @@ class SearchJob:
             measured[name] = (point, quality)
         return measured
 
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     @contextmanager
     def _optional(self, control: str) -> Iterator[None]:
         """Say that a control is missing, and why, where the model does not allow it."""
         try:
             yield
         except ModelError as error:
-            self.console.print(f"control {control} is missing: {error}", highlight=False)
+            self._say(f"control {control} is missing: {error}")
 
     def _rows(self, found: Sequence[Found], measured: dict[str, Measured]) -> list[Row]:
         main = found[0]

@@ -21,6 +21,12 @@ def official_of(data: DataSettings) -> Official | None:
     return Official(make_scorer(data.scorer, data.scorer_params), data.batch_size, data.max_new_tokens)
 
 
+def judge_of(data: DataSettings) -> str:
+    """All that the score of an answer depends on besides the answer and its sample, for the fingerprint of points."""
+    limit = "" if data.scorer == ANSWER_TOKENS else f", {data.max_new_tokens} new tokens"
+    return f"{data.scorer} {data.scorer_params}{limit}"
+
+
 def check_scorable(official: Official | None, processor: Any, samples: Sequence[Sample]) -> None:
     """Refuse samples whose answers could not be scored, before any long work.
 

@@ -1,7 +1,9 @@
 """``vispco profile``: measured times of a model on this device, and which budgets can be met."""
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from pydantic import JsonValue
 from rich.console import Console
 from rich.table import Table
 
+from vispco.capacity import within_memory
 from vispco.cli.loading import load_both, source_of
 from vispco.cli.opening import open_model
 from vispco.cli.overrides import parse_overrides
@@ -73,9 +76,13 @@ def new_table(model: Any, processor: Any, samples: Sequence[Sample], settings: R
     selectors: dict[str, Mapping[str, JsonValue]] = {name: {} for name in (*CONTROLS, *settings.selectors)}
     selectors[own.name] = own.params
     how = settings.cost
-    return calibrate_for(
-        model, processor, samples, selectors, batch=how.batch, clock=how.clock, new_tokens=how.new_tokens
-    )
+
+    def measure(batch: int, **options: Any) -> LatencyTable:
+        return calibrate_for(
+            model, processor, samples, selectors, batch=batch, clock=how.clock, new_tokens=how.new_tokens, **options
+        )
+
+    return within_memory(measure, how.batch, "cost.batch", probe=partial(measure, repeats=1, drift=math.inf))
 
 
 def known_table(model: Any, processor: Any, samples: Sequence[Sample], settings: RunSettings) -> LatencyTable:

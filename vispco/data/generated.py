@@ -1,9 +1,11 @@
-"""Shapes world, stored as a table like a user's."""
+"""Shapes world, stored as a table like a user's, with its digest beside it: what is damaged is made again."""
 
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
 
+from vispco.disk import replace_file
 from vispco.embedded import shapes
 from vispco.errors import DataError
 
@@ -21,18 +23,34 @@ def stored_shapes(split: str, count: int, seed: int, cache: Path) -> Path:
     if split not in shapes.SPLITS:
         raise DataError(f"split {split!r} is unknown in shapes world; choose one of {', '.join(shapes.SPLITS)}")
     table = cache / f"shapes-v1-{split}-{count}-seed{seed}.tsv"
-    if not table.exists():  # it is complete when it carries its name
+    digest = table.with_suffix(".sha256")
+    if not _is_sound(table, digest):
         temporary = table.with_suffix(f".{os.getpid()}.tmp")
         try:
             cache.mkdir(parents=True, exist_ok=True)
             shapes.write_tsv(temporary, split, count, seed)
+            replace_file(digest, _digest(temporary))
             os.replace(temporary, table)
         except OSError as error:
-            raise DataError(f"{cache}: cannot store generated data ({error}); set XDG_CACHE_HOME elsewhere") from None
+            raise DataError(
+                f"{cache}: cannot store generated data ({error.strerror}); set XDG_CACHE_HOME elsewhere"
+            ) from None
         finally:
             with suppress(OSError):
                 temporary.unlink()
     return table
+
+
+def _is_sound(table: Path, digest: Path) -> bool:
+    """Whether a table is as it was written."""
+    try:
+        return digest.read_bytes() == _digest(table)
+    except OSError:
+        return False
+
+
+def _digest(table: Path) -> bytes:
+    return hashlib.sha256(table.read_bytes()).hexdigest().encode()
 
 
 def user_cache() -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
+from vispco.capacity import is_exhausted, shortage
 from vispco.config import ModelCard
 from vispco.engine.attention import check_backend
 from vispco.engine.compat import stable_name
@@ -15,7 +16,7 @@ from vispco.engine.families import check_supported, describe
 from vispco.engine.locating import find_checkpoint, first_line
 from vispco.engine.placing import check_device_map, stored_weights
 from vispco.engine.processing import open_processor
-from vispco.errors import ModelError
+from vispco.errors import CapacityError, ModelError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -75,6 +76,11 @@ def load_checkpoint(
         )
         processor = open_processor(folder)
     except Exception as error:  # transformers, tokenizers and safetensors raise too many kinds to list
+        if is_exhausted(error):
+            raise CapacityError(
+                f"{name}: {shortage(error)} while it was opened; choose model.dtype=bfloat16, a smaller model or "
+                "another model.device_map"
+            ) from None
         raise ModelError(f"{name}: cannot be opened ({first_line(error)}); save the checkpoint again") from None
     model, loading = opened
     missing = sorted(loading["missing_keys"])

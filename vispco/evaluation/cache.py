@@ -45,7 +45,7 @@ BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class TeacherCache:
     """A folder of log-probabilities that several processes may use at once.
 
-    A folder that cannot be read or written costs time and nothing else.
+    A folder that cannot be read or written costs time and nothing else; that it cannot be written is said, once.
 
     Parameters
     ----------
@@ -53,11 +53,14 @@ class TeacherCache:
         ``vispco/teacher`` in the user's cache folder if None.
     limit : int
         Bytes. Where a new file leads beyond them, the files go that were not used for longest.
+    say : callable
+        Told in one line that nothing is kept, and why.
     """
 
-    def __init__(self, folder: Path | None = None, limit: int = LIMIT):
+    def __init__(self, folder: Path | None = None, limit: int = LIMIT, say: Callable[[str], None] = lambda line: None):
         self.folder = user_cache() / "teacher" if folder is None else folder
-        self.limit = limit
+        self.limit, self._say = limit, say
+        self._said = False
 
     def recall(self, origin: Mapping[str, str], shape: tuple[int, ...], compute: Callable[[], Tensor]) -> Tensor:
         """What is kept under an origin; computed and stored if there is nothing.
@@ -77,9 +80,13 @@ class TeacherCache:
                 os.utime(path)
             return kept
         computed = compute()
-        with suppress(OSError):
+        try:
             self._write(path, origin, computed.cpu().contiguous())
             self._trim()
+        except OSError as error:
+            if not self._said:
+                self._say(f"unpruned answers are not kept: {self.folder} cannot be written ({error.strerror})")
+            self._said = True
         return computed
 
     def path(self, origin: Mapping[str, str]) -> Path:

@@ -18,13 +18,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vispco.capacity import within_memory
 from vispco.cost import make_costs
 from vispco.data import Sample
 from vispco.engine import Replay, observed_attention
 from vispco.engine.families import describe
 from vispco.engine.hooks import Hook
 from vispco.errors import ConfigError, DataError, ModelError
-from vispco.evaluation.evaluator import Evaluator, Quality, TeacherBatch
+from vispco.evaluation.evaluator import BATCH, Evaluator, Quality, TeacherBatch
+from vispco.evaluation.finite import check_finite
 from vispco.evaluation.measure import Candidate, Provenance, basis_of, make_point
 from vispco.evaluation.prompts import prepare
 from vispco.frontier import Point
@@ -187,7 +189,8 @@ def downsample(evaluator: Evaluator, factor: float, *, advance: Callable[[int], 
 
         def answer(unit: int) -> Tensor:
             samples: Sequence[Sample] = evaluator.samples[slice(*spans[unit])]
-            return torch.cat(_answered(evaluator, replay, smaller, samples, evaluator.batches[unit]))
+            answered = partial(_answered, evaluator, replay, smaller, samples, evaluator.batches[unit])
+            return within_memory(answered, len(samples), BATCH)
 
         results = state.work(
             [evaluator.request("smaller pictures", *span, factor=factor) for span in spans],
@@ -210,17 +213,20 @@ def downsample(evaluator: Evaluator, factor: float, *, advance: Callable[[int], 
 
 
 def _answered(
-    evaluator: Evaluator, replay: Replay, smaller: Any, samples: Sequence[Sample], batch: TeacherBatch
-) -> list[Tensor]:
-    """KL, score, text and visual tokens of samples on smaller pictures, each of shape (samples,), float64."""
+    evaluator: Evaluator, replay: Replay, smaller: Any, samples: Sequence[Sample], batch: TeacherBatch, size: int
+) -> Tensor:
+    """KL, score, text and visual tokens of ``size`` samples on smaller pictures; shape (4 * size,), float64."""
+    samples, batch = samples[:size], batch.head(size)
     small = prepare(smaller, samples)
     captured = replay.capture(small.inputs, small.query)
     logits = replay.run(captured, (1.0,) * replay.layers, small.rows.to(captured.visual.device))
     rows = small.rows.shape[1]  # of a batch cut short, the longest answer may have gone
     known = replace(batch, targets=batch.targets[:, :rows], teacher=batch.teacher[:, :rows])
     visual = captured.visual_tokens
-    values = known.divergence(logits), evaluator.right(known, logits), small.prompt_tokens - visual.cpu(), visual
-    return [value.double().cpu() for value in values]
+    kl = known.divergence(logits)
+    check_finite("its KL on a smaller picture", kl, evaluator.model, samples)
+    values = kl, evaluator.right(known, logits), small.prompt_tokens - visual.cpu(), visual
+    return torch.cat([value.double().cpu() for value in values])
 
 
 def _sizes(text: Tensor, visual: Tensor) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,14 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from vispco import parallel
+from vispco.capacity import within_memory
 from vispco.cost import Cost, DecoderShape, LatencyTable, Workload, make_cost, make_costs
 from vispco.data import Sample, data_fingerprint
 from vispco.engine import TOWER, Captured, Replay, observed_attention
 from vispco.engine.prefill import Prefill
 from vispco.errors import ConfigError
 from vispco.evaluation.cache import TeacherCache, batch_origin, model_origin
+from vispco.evaluation.finite import check_finite
 from vispco.evaluation.ledger import Ledger
 from vispco.evaluation.official import Official
 from vispco.evaluation.prompts import END, NOTHING, prepare, sizes_of
@@ -32,6 +35,9 @@ from vispco.selectors import make_selector
 from vispco.state import State
 
 Schedule = tuple[float, ...]
+
+BATCH = "data.batch_size"
+"""Setting of how many samples run at once."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,10 @@ class TeacherBatch:
             self.teacher[own],
             self.text_tokens[index.cpu()],
         )
+
+    def head(self, size: int) -> "TeacherBatch":
+        """The first ``size`` samples."""
+        return self if size == len(self.rows) else self.select(torch.arange(size))
 
     def divergence(self, logits: Tensor) -> Tensor:
         """KL(unpruned || pruned) per sample, mean over answer tokens; differentiable, shape (batch,)."""
@@ -147,11 +157,11 @@ class Evaluator:
         self._stops = torch.tensor([stops] if isinstance(stops, int) else list(stops or []), dtype=torch.int64)
         origin = {} if cache is None else model_origin(model)
         with observed_attention(self.replay.family):
-            starts = range(0, len(samples), batch_size)
-            own = parallel.share(len(starts))
+            parts = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+            own = parallel.share(len(parts))
             batches = [
-                self._teach(samples[start : start + batch_size], cache, origin, mine=unit in own)
-                for unit, start in enumerate(starts)
+                within_memory(partial(self._teach, part, cache, origin, unit in own), len(part), BATCH)
+                for unit, part in enumerate(parts)
             ]
         self.batches = [
             replace(batch, teacher=parallel.hand_out(batch.teacher, unit)) for unit, batch in enumerate(batches)
@@ -184,7 +194,7 @@ class Evaluator:
         left = len(other.samples)
         for batch in self.batches:
             if left > 0:
-                other.batches.append(batch if len(batch.rows) <= left else batch.select(torch.arange(left)))
+                other.batches.append(batch.head(min(left, len(batch.rows))))
                 left -= len(batch.rows)
         ledger.add_forwards(len(other.samples))
         return other
@@ -236,6 +246,10 @@ class Evaluator:
         ------
         ConfigError
             If a schedule is not for as many layers or samples, or one of a sample's own is none.
+        CapacityError
+            If a batch does not fit into memory, with the size of one that does.
+        NumericError
+            If the KL is not finite, naming the sample and the schedule.
         """
         tables = [self._table(schedule) for schedule in schedules]
         number = len(self.samples) if limit is None else min(limit, len(self.samples))
@@ -244,14 +258,7 @@ class Evaluator:
 
         def walk(unit: int) -> Tensor:
             batch, first, last = spans[unit]
-            part = batch if len(batch.rows) == last - first else batch.select(torch.arange(last - first))
-            start = self.replay.start(part.captured)
-            walked, spent = self._walk(part, start, [_counts(table, first, start) for table in tables])
-            found = torch.zeros(2, len(tables), last - first, dtype=torch.float64)
-            for index, logits in walked:
-                found[0, index] = part.divergence(logits).cpu()
-                found[1, index] = self.right(part, logits).cpu()
-            return torch.cat([found.flatten(), torch.tensor([spent], dtype=torch.float64)])
+            return within_memory(partial(self._measure, batch, tables, first), last - first, BATCH)
 
         with observed_attention(self.replay.family), torch.no_grad():
             results = self.state.work(
@@ -267,6 +274,20 @@ class Evaluator:
         if self.official is not None:
             score = self._judge(tables, number)
         return [Quality(*both) for both in zip(kl, score, strict=True)]
+
+    def _measure(self, batch: TeacherBatch, tables: Sequence[Tensor], first: int, size: int) -> Tensor:
+        """KL and score of the first ``size`` samples of a batch under every schedule, and last the forwards it took."""
+        part = batch.head(size)
+        start = self.replay.start(part.captured)
+        walked, spent = self._walk(part, start, [_counts(table, first, start) for table in tables])
+        found = torch.zeros(2, len(tables), size, dtype=torch.float64)
+        for index, logits in walked:
+            found[0, index] = part.divergence(logits).cpu()
+            found[1, index] = self.right(part, logits).cpu()
+            keep = tables[index].tolist() if tables[index].dim() == 1 else "of its own"
+            what = f"its KL under selector {self.selector_name} with keep {keep}"
+            check_finite(what, found[0, index], self.model, self.samples[first : first + size])
+        return torch.cat([found.flatten(), torch.tensor([spent], dtype=torch.float64)])
 
     def _spans(self, number: int) -> Iterator[tuple[TeacherBatch, int, int]]:
         """Batches that the first ``number`` samples are in, each with its first sample and the one after its last."""
@@ -311,17 +332,19 @@ class Evaluator:
         return table
 
     def _teach(
-        self, samples: Sequence[Sample], cache: TeacherCache | None, origin: Mapping[str, str], *, mine: bool
+        self, samples: Sequence[Sample], cache: TeacherCache | None, origin: Mapping[str, str], mine: bool, size: int
     ) -> TeacherBatch:
-        """A batch; without answers of the unpruned model if these are another process' to find."""
+        """A batch of the first ``size``; without the unpruned answers if these are another process' to find."""
+        samples = samples[:size]
         batch = prepare(self.processor, samples)
         captured = self.replay.capture(batch.inputs, batch.query)
         device = captured.visual.device
         rows = batch.rows.to(device)
 
         def run() -> Tensor:
-            full = self.replay.run(captured, (1.0,) * self.replay.layers, rows)
-            return full.float().log_softmax(dim=-1)
+            full = self.replay.run(captured, (1.0,) * self.replay.layers, rows).float().log_softmax(dim=-1)
+            check_finite("the unpruned model's logits", full, self.model, samples)
+            return full
 
         if not mine:
             teacher = captured.hidden.new_empty(0, 0, 0, dtype=torch.float32)

@@ -1,11 +1,13 @@
 """Answers by stock ``generate``: what a user of an exported configuration gets."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
 
+from vispco.capacity import within_memory
 from vispco.data import Sample
 from vispco.engine.placing import device_of
 from vispco.evaluation.prompts import prompt_text
@@ -21,17 +23,29 @@ def generate_answers(
     max_new_tokens: int,
     advance: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """Greedy answers, one per sample; call it inside ``with prune(...)`` for a pruned model."""
+    """Greedy answers, one per sample; call it inside ``with prune(...)`` for a pruned model.
+
+    Raises
+    ------
+    CapacityError
+        If a batch does not fit into memory, with the size of one that does.
+    """
     answers: list[str] = []
     for start in range(0, len(samples), batch_size):
         part = samples[start : start + batch_size]
-        texts = [prompt_text(processor, sample.question) for sample in part]
-        images = [[sample.image] for sample in part]
-        said = generate_texts(model, processor, texts, images, do_sample=False, max_new_tokens=max_new_tokens)
-        answers += [text.strip() for text in said]
+        answer = partial(_answer, model, processor, part, max_new_tokens)
+        answers += within_memory(answer, len(part), "data.batch_size")
         if advance:
             advance(len(part))
     return answers
+
+
+def _answer(model: Any, processor: Any, samples: Sequence[Sample], max_new_tokens: int, size: int) -> list[str]:
+    """Answers to the first ``size`` samples, as one batch."""
+    texts = [prompt_text(processor, sample.question) for sample in samples[:size]]
+    images = [[sample.image] for sample in samples[:size]]
+    said = generate_texts(model, processor, texts, images, do_sample=False, max_new_tokens=max_new_tokens)
+    return [text.strip() for text in said]
 
 
 def generate_texts(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vispco.data import Sample, Task
@@ -62,11 +63,21 @@ def prompt_text(processor: Any, question: str, images: int = 1) -> str:
     return text
 
 
+SIZES = ((56, 84), (640, 480), (1536, 2048))
+"""Pictures, width and height in pixels, that processors with other limits make other numbers of tokens of."""
+
+
 def prompt_fingerprint(processor: Any, task: Task | None = None) -> str:
-    """Digest of how a question becomes a prompt, by the task's template and the model's; 16 hexadecimal digits."""
+    """Digest of how a sample becomes a prompt; 16 hexadecimal digits.
+
+    That is the task's template and the model's, and how many tokens the processor makes of small and large pictures.
+    """
     bullet = "\N{BULLET}"
     asked = task.prompt.format(question=bullet, hint="", options="") if task else bullet
-    return hashlib.sha256(prompt_text(processor, asked).encode()).hexdigest()[:16]
+    text = prompt_text(processor, asked)
+    tokens = [processor(text=[text], images=[[Image.new("RGB", size)]], return_tensors="pt") for size in SIZES]
+    lengths = [each["input_ids"].shape[1] for each in tokens]
+    return hashlib.sha256(f"{text}{lengths}".encode()).hexdigest()[:16]
 
 
 def prepare(processor: Any, samples: Sequence[Sample]) -> Batch:

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 from pydantic_core import from_json
 
+from vispco.disk import append_file
 from vispco.errors import ConfigError, DataError, RunError
 from vispco.schedule import check_keep
 
@@ -52,7 +53,8 @@ class Point(BaseModel):
     backend, dtype : str
         Attention backend and number format of the evaluation.
     model, prompt, data : str
-        Fingerprints of the model, of the prompt, and of the samples with their scorer.
+        Fingerprints of the model, of how samples become prompts, and of the samples with their scorer and its limit
+        on the length of answers.
     budget : float or None
         Allowed cost it was searched for, if any.
     """
@@ -90,8 +92,9 @@ class Point(BaseModel):
 def append_points(path: str | os.PathLike[str], points: Iterable[Point]) -> None:
     """Add points to a run folder or points file; they are on disk when this returns.
 
-    All lines go out in one write, so a kill leaves whole lines and at most one torn tail. One process may write at a
-    time: another one's unfinished line would be taken for a torn tail.
+    All lines go out in one write, so a kill leaves whole lines and at most one torn tail; of a write that fails, as on
+    a full disk, nothing stays. One process may write at a time: another one's unfinished line would be taken for a torn
+    tail.
 
     Parameters
     ----------
@@ -103,17 +106,18 @@ def append_points(path: str | os.PathLike[str], points: Iterable[Point]) -> None
     ------
     RunError
         If the file cannot be written.
+    DataError
+        If a point is none that could be read again: a changed copy of one may hold NaN or infinity.
     """
     file = _points_file(path)
-    payload = "".join(point.model_dump_json() + "\n" for point in points).encode()
+    payload = "".join(_line(point) for point in points).encode()
     try:
         _end_with_newline(file)
-        with file.open("ab") as stream:
-            stream.write(payload)
-            stream.flush()
-            os.fsync(stream.fileno())
+        append_file(file, payload)
     except OSError as error:
-        raise RunError(f"{file}: cannot be written ({error}); give an existing, writable run folder") from None
+        raise RunError(
+            f"{file}: cannot be written ({error.strerror}); give an existing, writable run folder on a disk with room"
+        ) from None
 
 
 def read_points(path: str | os.PathLike[str]) -> list[Point]:
@@ -173,10 +177,22 @@ def _parse(line: bytes, where: str) -> Point:
     try:
         return Point.model_validate_json(line)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole line"
-        reason = first["msg"].removeprefix("Value error, ")
-        raise DataError(f"{where}, field {field}: {reason}; mend or remove the line") from None
+        raise DataError(f"{where}, {_first(error)}; mend or remove the line") from None
+
+
+def _line(point: Point) -> str:
+    try:
+        Point.model_validate(point.model_dump())
+    except ValidationError as error:
+        raise DataError(f"point {point.name!r}, {_first(error)}; it cannot be stored, measure it again") from None
+    return point.model_dump_json() + "\n"
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that is wrong."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the whole line"
+    return f"field {field}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _is_torn(tail: bytes) -> bool:

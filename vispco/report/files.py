@@ -4,24 +4,21 @@ import os
 import tempfile
 from pathlib import Path
 
+from vispco.disk import replace_file
 from vispco.errors import RunError
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write ``content`` under a temporary name beside ``path``, then rename it.
+    """Write ``content``; see :func:`vispco.state.replace_file`.
 
     Raises
     ------
     RunError
         If the place cannot be written; an earlier file there is unharmed and no temporary one stays.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, target)
+        replace_file(Path(path), content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise RunError(f"{path}: cannot be written ({error.strerror}); choose a place in a writable folder") from None
 
 

@@ -10,8 +10,8 @@ from vispco.frontier import Point, rank_correlation
 from vispco.frontier.indicators import DISTANCES
 from vispco.report.data import ReportData
 from vispco.report.overlays import drawn
-from vispco.report.plots import COST_NAMES, NO_CONTROLS, QUALITY_NAMES, percent
-from vispco.report.series import COLORS, INK, STYLES, Group, group_points, is_control
+from vispco.report.plots import COST_NAMES, QUALITY_NAMES, percent
+from vispco.report.series import COLORS, INK, STYLES, Group, caution, group_points
 from vispco.report.slices import slice_bars
 
 QUALITY = "score"
@@ -47,7 +47,7 @@ def payload(data: ReportData) -> dict[str, Any]:
         "points": [_point(point, name, data) for point, name in zip(points, _names(data), strict=True)],
         "unpruned": points.index(data.unpruned) if data.unpruned else None,
         "groups": [_group(group, run, color, points) for run, color, group in _groups(data)],
-        "warning": None if any(map(is_control, points)) else f"Caution: {NO_CONTROLS}",
+        "warning": caution(points),
         "tau": _ranks(points, costs),
         "budgets": [
             {

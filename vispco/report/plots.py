@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vispco.errors import DataError, RunError
 from vispco.frontier import Point
 from vispco.report.files import write_whole
-from vispco.report.series import INK, Series, group_series, is_control
+from vispco.report.series import INK, Series, caution, group_series
 from vispco.schedule import check_keep
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ COST_NAMES = {
     "generation": "prefill and decoding time (predicted)",
 }
 QUALITY_NAMES = {"score": "accuracy", "kl": "KL from the unpruned model"}
-NO_CONTROLS = "no controls in this comparison"
 WARNING = "#d55e00"
 
 
@@ -58,7 +57,7 @@ def plot_frontiers(
 ) -> None:
     """Plot quality over cost, one staircase per method, one marker per control, and write it whole or not at all.
 
-    A comparison without a single control says so on the plot.
+    A comparison in which controls are missing says so on the plot.
 
     Parameters
     ----------
@@ -78,12 +77,18 @@ def plot_frontiers(
     RunError
         If the suffix is another one or the place cannot be written.
     """
+    write_whole(path, draw_frontiers(points, suffix_of(path), cost=cost, quality=quality, title=title))
+
+
+def draw_frontiers(
+    points: Sequence[Point], suffix: str, *, cost: str = "flops", quality: str = "score", title: str = ""
+) -> bytes:
+    """What :func:`plot_frontiers` writes, for a file of that suffix."""
     import matplotlib
 
-    suffix = suffix_of(path)
     with matplotlib.rc_context(RC):
         series = group_series(points, cost, quality)
-        write_whole(path, render(_frontiers(points, series, cost, quality, title), suffix))
+        return render(_frontiers(points, series, cost, quality, title), suffix)
 
 
 def plot_schedules(
@@ -169,8 +174,8 @@ def _frontiers(points: Sequence[Point], series: Sequence[Series], cost: str, qua
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=3, frameon=False)
     if title:
         figure.suptitle(title, fontsize=11)
-    if not any(map(is_control, points)):
-        axes.set_title(f"Caution: {NO_CONTROLS}", loc="left", color=WARNING, fontweight="bold", fontsize=9.5)
+    if warning := caution(points):
+        axes.set_title(warning, loc="left", color=WARNING, fontweight="bold", fontsize=9.5)
     return figure
 
 

@@ -57,11 +57,26 @@ STYLES = {
 }
 RANKS = {"learned": 0, "grid": 1, "step": 2, "unpruned": 5}
 OTHER, CONTROL = 3, 4
+CONTROLS = ("random", "uniform_grid", "downsampled")
+"""What every search is held against, besides what its selector does by default."""
+NO_CONTROLS = "no controls in this comparison"
 
 
 def is_control(point: Point) -> bool:
     """Whether a point is a control: nobody searched for its schedule."""
     return point.method.startswith("control")
+
+
+def caution(points: Sequence[Point]) -> str | None:
+    """What a plot of these points has to say about controls that are not there; None if all are."""
+    names = [point.name for point in points if is_control(point)]
+    if not names:
+        return f"Caution: {NO_CONTROLS}"
+    kinds = {name.partition(" b=")[0] for name in names}
+    missing = [control for control in CONTROLS if control not in kinds]
+    if not any("default" in kind.split() for kind in kinds):
+        missing.append("selector default")
+    return f"Caution: missing controls: {', '.join(missing)}" if missing else None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from vispco.frontier import Point, pareto_front
 from vispco.runs.guard import PATIENCE, Guard
@@ -13,7 +14,7 @@ def record_comparison(
     runs: Mapping[str, Sequence[Point]],
     series: Mapping[str, Sequence[Point]],
     indicators: Mapping[str, float],
-    picture: Path,
+    picture: bytes,
     *,
     cost: str,
     mode: str,
@@ -32,8 +33,8 @@ def record_comparison(
     series : mapping of str to sequence of Point
         What has a line of its own in the chart ``frontiers``; its front is drawn.
     indicators : mapping of str to float
-    picture : Path
-        The same chart as an image.
+    picture : bytes
+        The same chart as a PNG.
     cost : str
         Of the chart.
     mode, project, group
@@ -57,9 +58,12 @@ def record_comparison(
             keys=list(fronts), title="frontiers", xname=cost,
         )  # fmt: skip
         table = wandb.Table(columns=["run", *COLUMNS], data=rows)
-        run.log({"points": table, "frontiers": lines, "overlay": wandb.Image(str(picture))})
-        run.summary.update(dict(indicators))
-        run.finish()
+        with TemporaryDirectory() as folder:
+            image = Path(folder) / "frontiers.png"
+            image.write_bytes(picture)
+            run.log({"points": table, "frontiers": lines, "overlay": wandb.Image(str(image))})
+            run.summary.update(dict(indicators))
+            run.finish()
 
     guard = Guard("W&B", give_up, patience)
     guard.wait(record)

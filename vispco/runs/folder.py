@@ -49,7 +49,8 @@ class RunFolder:
             If the folder cannot be written or holds a run with another configuration.
         """
         folder = cls(path)
-        if folder.points.exists() or folder.finished or (path / STATE).exists():
+        stated = (path / STATE).exists() and (path / "config.yaml").exists()  # the state alone knows what it is of
+        if folder.points.exists() or folder.finished or stated:
             folder._check(config)
         if folder.finished:
             return folder
@@ -85,7 +86,9 @@ class RunFolder:
                 )
 
     def add(self, points: Sequence[Point]) -> None:
-        """Append measured points."""
+        """Append measured points; RunError if the folder is not the one any more that was made for them."""
+        if not (self.path / "config.yaml").exists():
+            raise RunError(f"{self.path}: was removed while the run was in it; run the same command again")
         append_points(self.points, points)
 
     def write(self, name: str, content: str | bytes) -> None:

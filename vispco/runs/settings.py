@@ -1,6 +1,6 @@
 """The composed configuration of a search, validated before any work is done."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
@@ -103,7 +103,7 @@ class LearnedMethod(_Group):
     steps: Positive
     batch: Positive
     starts: Positive
-    lr: Annotated[float, Field(gt=0.0)]
+    lr: Annotated[float, Field(gt=0.0, le=1e6)]
     dual_every: Positive
     temperature: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]]
     sharpness: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]]
@@ -115,7 +115,7 @@ class LearnedMethod(_Group):
     polish_rounds: Annotated[int, Field(ge=0)]
     polish_samples: Annotated[int, Field(ge=2)]
     tune: tuple[str, ...]
-    knob_lr: Annotated[float, Field(gt=0.0)]
+    knob_lr: Annotated[float, Field(gt=0.0, le=1e6)]
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -251,7 +251,7 @@ class RunSettings(_Group):
             settings = cls.model_validate(composed)
         except ValidationError as error:
             first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
+            field = _field(first["loc"], composed)
             if first["type"] == "value_error":  # settings that do not go together
                 raise ConfigError(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None
             raise ConfigError(f"{field} = {first['input']!r}: {first['msg']}; override it with {field}=...") from None
@@ -267,3 +267,17 @@ class RunSettings(_Group):
                 "a result must be reported on samples that it was not chosen by"
             )
         return settings
+
+
+def _field(place: Sequence[int | str], composed: Any) -> str:
+    """The name by which a setting is overridden: pydantic puts the name of a method between its group and its setting."""
+    parts: list[str] = []
+    for part in place:
+        if isinstance(composed, Mapping) and part == composed.get("name"):
+            continue
+        parts.append(str(part))
+        try:
+            composed = composed[part]
+        except (LookupError, TypeError):  # what is missing has nothing in it
+            composed = None
+    return ".".join(parts)

@@ -2,6 +2,7 @@
 
 from vispco.search.autoprune import fit_curve, mean_information, retention
 from vispco.search.fitprune import Calibration, FitPruneSearch, Fitted
+from vispco.search.journal import working
 from vispco.search.lagrangian import AugmentedLagrangian
 from vispco.search.learned import Learned, LearnedSearch, LearnedSettings
 from vispco.search.methods import GRIDS
@@ -47,4 +48,5 @@ __all__ = [
     "share_knobs",
     "step_schedules",
     "withdrawal_schedules",
+    "working",
 ]

@@ -33,11 +33,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vispco import parallel
+from vispco.capacity import within_memory
 from vispco.cost import Cost
 from vispco.engine import observed_attention, relaxed_losses
 from vispco.errors import ConfigError
 from vispco.evaluation import Evaluator, TeacherBatch
 from vispco.kernels import Kernel
+from vispco.search.divergence import check_step
 from vispco.search.lagrangian import AugmentedLagrangian
 from vispco.search.polish import polish
 from vispco.search.predictor import Answers, Predictor, PromptFeatures, Table
@@ -222,13 +225,20 @@ class LearnedSearch:
     # --- 2 -----------------------------------------------------------------------------------------------------------
 
     def train(self, starts: Tensor, owner: Tensor) -> Tensor:
-        """Trained rows, of the shape of ``starts``."""
+        """Trained rows, of the shape of ``starts``.
+
+        Raises
+        ------
+        NumericError
+            If a loss, gradient or parameter is not finite any more.
+        """
         settings = self.settings
         targets = torch.tensor(self.budgets, dtype=torch.float64)[owner]
         learned = self.make_learned(starts, targets)
         # A predictor's weights act together: a step of each moves its output by about as much as one of a row does.
         rate = settings.lr if isinstance(learned, Table) else 0.05 * settings.lr
         optimizer = torch.optim.Adam(learned.parameters(), lr=rate, betas=(0.8, 0.95))
+        budgets = targets.tolist()
         constraints = 1 + len(self.cost.limits)
         lagrangian = AugmentedLagrangian(
             len(owner), constraints, penalty=30.0, growth=1.5, tolerance=0.9, cap=1e3, damping=0.5
@@ -242,13 +252,18 @@ class LearnedSearch:
                 done = step / max(1, settings.steps - 1)
                 batch, features = self.draw()
                 rows = self.legal(learned(features))
+                rows.retain_grad()
                 ratios = self.kernel.ratios(rows[..., : self.kernel.size], _between(settings.sharpness, done))
                 losses = self.relaxed_loss(batch, ratios, _between(settings.temperature, done), self.knobs_of(rows))
                 violation = self.cost.excess(ratios, targets)
                 loss = (losses.mean(dim=1) + SMALLEST).log()
+                check_step("the loss", loss, budgets, step)
                 optimizer.zero_grad()
                 (loss + lagrangian(violation)).sum().backward()
+                assert rows.grad is not None
+                check_step("the gradient", rows.grad, budgets, step)
                 optimizer.step()
+                check_step("the parameters", learned().detach(), budgets, step)
                 exact = self.exact_violation(learned, targets)
                 if step % settings.dual_every == settings.dual_every - 1:
                     lagrangian.update(exact)
@@ -303,19 +318,33 @@ class LearnedSearch:
         batch : TeacherBatch
         ratios : Tensor, shape (schedules, layers), or (schedules, batch, layers)
         temperature : float
-        knobs : mapping of str to Tensor, shape (schedules,)
+        knobs : mapping of str to Tensor, shape (schedules,), or (schedules, batch)
+
+        Raises
+        ------
+        CapacityError
+            If the batch does not fit into memory, with the size of one that does.
         """
 
-        def lost(samples: Tensor, logits: Tensor) -> Tensor:
-            return -torch.expm1(-batch.select(samples).divergence(logits))
+        def losses(size: int) -> Tensor:
+            part = batch.head(size)
+            own = ratios[:, :size] if ratios.dim() == 3 else ratios
+            values = {name: value[:, :size] if value.dim() == 2 else value for name, value in knobs.items()}
 
-        def charge(samples: Tensor, kept: Tensor, passes: int) -> None:
-            self.evaluator.charge_layer(batch.select(samples), kept, passes)
+            def lost(samples: Tensor, logits: Tensor) -> Tensor:
+                return -torch.expm1(-part.select(samples).divergence(logits))
 
-        return relaxed_losses(
-            self.evaluator.replay, batch.captured, ratios, batch.rows, lost, temperature=temperature,
-            hard=self.settings.straight_through, knobs=knobs, visit=charge,
-        )  # fmt: skip
+            def charge(samples: Tensor, kept: Tensor, passes: int) -> None:
+                self.evaluator.charge_layer(part.select(samples), kept, passes)
+
+            return relaxed_losses(
+                self.evaluator.replay, part.captured, own, part.rows, lost, temperature=temperature,
+                hard=self.settings.straight_through, knobs=values, visit=charge,
+            )  # fmt: skip
+
+        if parallel.size() > 1:  # the others take part in every call, and would not in a trial of fewer samples
+            return losses(len(batch.rows))
+        return within_memory(losses, len(batch.rows), "search.batch")
 
     # --- 3 -----------------------------------------------------------------------------------------------------------
 

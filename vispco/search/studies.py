@@ -14,13 +14,14 @@ from pathlib import Path
 import optuna
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import TrialState
 from pydantic import JsonValue
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from vispco.errors import ConfigError
+from vispco.search.journal import WholeRecords
 
 VERSION = 2
 """Of what proposals and objectives mean; trials of another version do not belong into one study with ours."""
@@ -81,7 +82,7 @@ def _open_journal(where: str, alone: bool) -> JournalStorage:
         raise ConfigError(f"storage {where!r}: there is no folder {path.parent}; make it or choose another path")
     try:
         lock = JournalFileSymlinkLock(str(path), grace_period=LOCK_GRACE)
-        backend = JournalFileBackend(str(path), lock_obj=lock)
+        backend = WholeRecords(str(path), lock_obj=lock)
         _trim(path, lock, alone)
         return JournalStorage(backend)
     except OSError as error:
