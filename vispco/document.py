@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from vispco.errors import ConfigError
 
+MAX_BYTES = 2**26
+"""Longer files are refused before they are parsed."""
+
 
 class Frozen(BaseModel):
     """Part of a document: immutable, without unknown fields, NaN or infinity."""
@@ -54,9 +57,13 @@ class Document(Frozen):
             Naming the file and the first field that is wrong.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            with Path(path).open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+            text = content.decode("utf-8")
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: cannot be read ({error}); {cls.WANTED}") from None
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{path}: has more than {MAX_BYTES} bytes; {cls.WANTED}")
         try:
             return cls.from_json(text)
         except ConfigError as error:

@@ -17,6 +17,7 @@ from vispco.cli.profile import profile
 from vispco.cli.search import search
 from vispco.cli.selectors import selectors
 from vispco.errors import InputError, LostError, ParallelError
+from vispco.saying import as_line
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "search": search,
@@ -67,7 +68,7 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
             raise ParallelError(f"`vispco {verb}` works in one process; start it without torchrun")
         VERBS[verb](arguments)
     except (InputError, HydraException, OmegaConfBaseException) as error:
-        return _refuse(" ".join(str(error).split()))
+        return _refuse(str(error))
     except LostError as error:
         return _refuse(str(error), code=1)
     except KeyboardInterrupt:
@@ -77,5 +78,5 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
 
 def _refuse(message: str, code: int = 2) -> int:
     if parallel.has_to_say():
-        print(f"vispco: {message}", file=sys.stderr)
+        print("vispco:", as_line(message), file=sys.stderr)
     return code

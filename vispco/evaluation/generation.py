@@ -8,7 +8,7 @@ from PIL import Image
 
 from vispco.data import Sample
 from vispco.engine.placing import device_of
-from vispco.evaluation.prompts import prompt_text
+from vispco.evaluation.prompts import encode_samples
 
 
 @torch.no_grad()
@@ -21,13 +21,18 @@ def generate_answers(
     max_new_tokens: int,
     advance: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """Greedy answers, one per sample; call it inside ``with prune(...)`` for a pruned model."""
+    """Greedy answers, one per sample; call it inside ``with prune(...)`` for a pruned model.
+
+    Raises
+    ------
+    DataError
+        As :func:`vispco.evaluation.prompts.encode_samples`.
+    """
     answers: list[str] = []
     for start in range(0, len(samples), batch_size):
         part = samples[start : start + batch_size]
-        texts = [prompt_text(processor, sample.question) for sample in part]
-        images = [[sample.image] for sample in part]
-        said = generate_texts(model, processor, texts, images, do_sample=False, max_new_tokens=max_new_tokens)
+        inputs = encode_samples(processor, part)
+        said = _generate(model, processor, inputs, do_sample=False, max_new_tokens=max_new_tokens)
         answers += [text.strip() for text in said]
         if advance:
             advance(len(part))
@@ -51,7 +56,12 @@ def generate_texts(
         Of ``generate``.
     """
     pictures = [list(own) for own in images] if any(images) else None
-    inputs = processor(text=list(prompts), images=pictures, padding=True, return_tensors="pt").to(device_of(model))
+    inputs = processor(text=list(prompts), images=pictures, padding=True, return_tensors="pt")
+    return _generate(model, processor, inputs, **options)
+
+
+def _generate(model: Any, processor: Any, inputs: Any, **options: Any) -> list[str]:
+    inputs = inputs.to(device_of(model))
     tokens = model.generate(**inputs, **options)
     said: list[str] = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return said

@@ -1,6 +1,7 @@
 """Run folders and trackers."""
 
 from vispco.runs.comparison import record_comparison
+from vispco.runs.composed import read_composed
 from vispco.runs.folder import RunFolder
 from vispco.runs.lock import alone_in
 from vispco.runs.settings import RunSettings
@@ -14,5 +15,6 @@ __all__ = [
     "Tracker",
     "WandbTracker",
     "alone_in",
+    "read_composed",
     "record_comparison",
 ]
