@@ -13,8 +13,8 @@ class Finished(BaseModel):
 
     Attributes
     ----------
-    report_split : str
-        Split that its verified points are of.
+    report_split : str or None
+        Split that its verified points are of; None if that is not said.
     cost : str
         What its budgets are of.
     configs : list
@@ -23,7 +23,7 @@ class Finished(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    report_split: str
+    report_split: str | None = None
     cost: str = "flops"
     configs: list[Any] = []
 
