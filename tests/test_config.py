@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import LlamaConfig
 
+from vispco import document
 from vispco.config import PruningConfig
 from vispco.cost import FlopCost, count_flops
 from vispco.errors import ConfigError
@@ -379,3 +380,14 @@ def test_projection_above_the_whole_schedule_says_so():
     projection = config.project_to_input(lambda keep: count_flops(DECODER, 5, 16, keep).total)
     assert projection.ratio == 0.468749
     assert projection.loses.startswith("Of the visual tokens, layers 0-3 see 46.87 % instead of 44 to 43 %. All")
+
+
+def test_long_files_are_refused_before_they_are_parsed(tmp_path, monkeypatch):
+    path = tmp_path / "best.json"
+    path.write_text("[" * 100)
+    monkeypatch.setattr(document, "MAX_BYTES", 99)
+    with pytest.raises(ConfigError, match=r"best\.json: has more than 99 bytes; give the path of an exported config"):
+        PruningConfig.load(path)
+    monkeypatch.setattr(document, "MAX_BYTES", 100)
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        PruningConfig.load(path)
