@@ -38,7 +38,7 @@ class Hang(BaseException):
     """A reader does not come back; no Exception, so that none of them takes it for damage."""
 
 
-def fuzz(reader, inputs, seed, seconds=10.0):
+def fuzz(reader, inputs, seed, seconds=60.0):
     """Read damaged files.
 
     Returns
@@ -67,7 +67,7 @@ def fuzz(reader, inputs, seed, seconds=10.0):
     return accepted, faults
 
 
-def attempt(reader, folder, content, seconds=10.0):
+def attempt(reader, folder, content, seconds=60.0):
     """Why a file is refused, and what is wrong with how; None each if it is read or nothing is."""
     (folder / reader.file).write_bytes(content)
     before, refused, fault = set(folder.iterdir()), None, None
@@ -111,7 +111,7 @@ def _main():
     parser.add_argument("--inputs", type=int, default=100_000, help="in total (100000)")
     parser.add_argument("--reader", choices=READERS, action="append", help="only this one; may be given several times")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=10.0, help="that one input may take (10)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="that one input may take (60)")
     parser.add_argument("--keep", type=Path, help="folder for inputs that showed a fault")
     options = parser.parse_args()
     chosen = {name: READERS[name] for name in options.reader or READERS}

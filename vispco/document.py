@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic_core import from_json
 
 from vispco.errors import ConfigError
 
@@ -73,8 +74,8 @@ class Document(Frozen):
     def from_json(cls, text: str) -> Self:
         """Validate JSON text; see :meth:`load`."""
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            data = from_json(text)  # unlike the standard library's, it refuses what UTF-8 cannot write again
+        except ValueError as error:
             raise ConfigError(f"not valid JSON ({error}); the file may be truncated, {cls.DAMAGED}") from None
         return cls.from_data(data)
 

@@ -148,9 +148,7 @@ def test_saved_tables_stay_in_their_folder(tmp_path, kind):
     if kind == "link":
         file.unlink()
         file.symlink_to(other)
-    with pytest.raises(
-        DataError, match=r"read by datasets \(it names .*, which is outside of the folder\)"
-    ):
+    with pytest.raises(DataError, match=r"read by datasets \(it names .*, which is outside of the folder\)"):
         list(read_datasets(tmp_path / "t"))
 
 
