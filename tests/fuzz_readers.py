@@ -216,25 +216,25 @@ IMAGE = {"a.png": picture}
 ROW = {"t.jsonl": lambda: b'{"image": "a.png", "question": "q", "answer": "a", "split": "test"}'}
 
 READERS = {
-    "configuration": Reader("best.json", seeds.configuration_files, _configuration, 20),
-    "points": Reader("points.jsonl", seeds.points_files, _points, 12),
-    "latency table": Reader("latency.json", seeds.latency_tables, _latency, 6),
+    "configuration": Reader("best.json", seeds.configuration_files, _configuration, 24),
+    "points": Reader("points.jsonl", seeds.points_files, _points, 18),
+    "latency table": Reader("latency.json", seeds.latency_tables, _latency, 3),
     "tsv": Reader("t.tsv", seeds.tables_tsv, functools.partial(_table, "t.tsv"), 12, IMAGE),
-    "jsonl": Reader("t.jsonl", seeds.tables_jsonl, functools.partial(_table, "t.jsonl"), 12, IMAGE),
-    "llava": Reader("t.json", seeds.tables_llava, functools.partial(_table, "t.json"), 12, IMAGE),
-    "picture": Reader("a.png", seeds.pictures, _picture, 16, ROW),
-    "run, exported": Reader("frontier.json", seeds.frontier_files, _export, 4, RUN),
+    "jsonl": Reader("t.jsonl", seeds.tables_jsonl, functools.partial(_table, "t.jsonl"), 8, IMAGE),
+    "llava": Reader("t.json", seeds.tables_llava, functools.partial(_table, "t.json"), 10, IMAGE),
+    "picture": Reader("a.png", seeds.pictures, _picture, 20, ROW),
+    "run, exported": Reader("frontier.json", seeds.frontier_files, _export, 1, RUN),
     "run, compared": Reader("points.jsonl", seeds.points_files, _compare, 0.4, RUN),
     "run, its settings": Reader("config.yaml", seeds.run_configurations, _settings, 2),
     "predictor": Reader("predictor.safetensors", seeds.predictors, _predict, 2),
     "journal": Reader("study.log", _journal_seeds, _journal, 3),
-    "answers": Reader("answer.txt", _scorer_seeds, _score, 8),
-    "teacher cache": Reader(_cached()[0], lambda: [_cached()[1]], _cache, 3),
+    "answers": Reader("answer.txt", _scorer_seeds, _score, 10),
+    "teacher cache": Reader(_cached()[0], lambda: [_cached()[1]], _cache, 5),
     "checkpoint": Reader(
         "config.json",
         lambda: [json.dumps(seeds.DECODER.to_dict() | {"model_type": "llava"}).encode()],
         lambda folder: _check_files(folder, "m"),
-        3,
+        5,
     ),
 }
 """By name."""

@@ -48,7 +48,7 @@ def fuzz(reader, inputs, seed, seconds=60.0):
         By what tells faults apart: their type and where they were raised.
     """
     chance, pool, seen = random.Random(seed), list(reader.seeds()), set()
-    good, accepted, faults = len(pool), 0, {}
+    good, longest, accepted, faults = len(pool), 2 * max(map(len, pool)) + 1000, 0, {}
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as place, _deadline():
         folder = Path(place)
         for name, content in reader.beside.items():
@@ -61,7 +61,7 @@ def fuzz(reader, inputs, seed, seconds=60.0):
             if fault:
                 faults.setdefault(fault.splitlines()[0], (fault, content))
             told = re.sub(r"'.*'|[0-9]+", "", refused or "")[:160]
-            if told not in seen and len(pool) < POOL and len(content) < 20_000:
+            if told not in seen and len(pool) < POOL and len(content) < longest:
                 seen.add(told)
                 pool.append(content)
     return accepted, faults
@@ -106,7 +106,7 @@ def _deadline():
         signal.signal(signal.SIGALRM, before)
 
 
-def _main():
+def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100_000, help="in total (100000)")
     parser.add_argument("--reader", choices=READERS, action="append", help="only this one; may be given several times")
@@ -137,4 +137,4 @@ def _main():
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(main())
