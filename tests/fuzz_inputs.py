@@ -112,10 +112,13 @@ def _with_change(random, value):
 
 def _places(value):
     """All places of a nested value, as a container and a key or index."""
-    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in list(entries):
-        yield value, key
-        yield from _places(inner)
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, inner in entries:
+            yield value, key
+            waiting.append(inner)
 
 
 def _odd(random, value):

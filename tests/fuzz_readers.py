@@ -216,11 +216,11 @@ IMAGE = {"a.png": picture}
 ROW = {"t.jsonl": lambda: b'{"image": "a.png", "question": "q", "answer": "a", "split": "test"}'}
 
 READERS = {
-    "configuration": Reader("best.json", seeds.configuration_files, _configuration, 24),
-    "points": Reader("points.jsonl", seeds.points_files, _points, 18),
+    "configuration": Reader("best.json", seeds.configuration_files, _configuration, 30),
+    "points": Reader("points.jsonl", seeds.points_files, _points, 24),
     "latency table": Reader("latency.json", seeds.latency_tables, _latency, 3),
-    "tsv": Reader("t.tsv", seeds.tables_tsv, functools.partial(_table, "t.tsv"), 12, IMAGE),
-    "jsonl": Reader("t.jsonl", seeds.tables_jsonl, functools.partial(_table, "t.jsonl"), 8, IMAGE),
+    "tsv": Reader("t.tsv", seeds.tables_tsv, functools.partial(_table, "t.tsv"), 10, IMAGE),
+    "jsonl": Reader("t.jsonl", seeds.tables_jsonl, functools.partial(_table, "t.jsonl"), 5, IMAGE),
     "llava": Reader("t.json", seeds.tables_llava, functools.partial(_table, "t.json"), 10, IMAGE),
     "picture": Reader("a.png", seeds.pictures, _picture, 20, ROW),
     "run, exported": Reader("frontier.json", seeds.frontier_files, _export, 1, RUN),
