@@ -391,3 +391,13 @@ def test_long_files_are_refused_before_they_are_parsed(tmp_path, monkeypatch):
     monkeypatch.setattr(document, "MAX_BYTES", 100)
     with pytest.raises(ConfigError, match="not valid JSON"):
         PruningConfig.load(path)
+
+
+@pytest.mark.parametrize("field", ["selector", "selector_params", "provenance"])
+def test_half_a_surrogate_pair_is_refused(field, tmp_path):
+    """UTF-8 cannot write it, so a question mark stood in its place in the file that was saved."""
+    value = '"\\ud800"' if field == "selector" else '{"a\\ud800b": 1}'
+    rest = json.dumps({name: value for name, value in BASE.items() if name != field})
+    (tmp_path / "best.json").write_text(f'{rest[:-1]}, "{field}": {value}}}')
+    with pytest.raises(ConfigError, match=r"best\.json: not valid JSON \(.*hex escape"):
+        PruningConfig.load(tmp_path / "best.json")
