@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import LlamaConfig
 
+from vispco import document
 from vispco.config import PruningConfig
 from vispco.cost import FlopCost, count_flops
 from vispco.errors import ConfigError
@@ -379,3 +380,24 @@ def test_projection_above_the_whole_schedule_says_so():
     projection = config.project_to_input(lambda keep: count_flops(DECODER, 5, 16, keep).total)
     assert projection.ratio == 0.468749
     assert projection.loses.startswith("Of the visual tokens, layers 0-3 see 46.87 % instead of 44 to 43 %. All")
+
+
+def test_long_files_are_refused_before_they_are_parsed(tmp_path, monkeypatch):
+    path = tmp_path / "best.json"
+    path.write_text("[" * 100)
+    monkeypatch.setattr(document, "MAX_BYTES", 99)
+    with pytest.raises(ConfigError, match=r"best\.json: has more than 99 bytes; give the path of an exported config"):
+        PruningConfig.load(path)
+    monkeypatch.setattr(document, "MAX_BYTES", 100)
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        PruningConfig.load(path)
+
+
+@pytest.mark.parametrize("field", ["selector", "selector_params", "provenance"])
+def test_half_a_surrogate_pair_is_refused(field, tmp_path):
+    """UTF-8 cannot write it, so a question mark stood in its place in the file that was saved."""
+    value = '"\\ud800"' if field == "selector" else '{"a\\ud800b": 1}'
+    rest = json.dumps({name: value for name, value in BASE.items() if name != field})
+    (tmp_path / "best.json").write_text(f'{rest[:-1]}, "{field}": {value}}}')
+    with pytest.raises(ConfigError, match=r"best\.json: not valid JSON \(.*hex escape"):
+        PruningConfig.load(tmp_path / "best.json")

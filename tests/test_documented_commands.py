@@ -44,6 +44,7 @@ EXEMPT = [
     Exempt(r"wandb sync ", "needs an account and a network", "cli/test_tracking.py"),
     Exempt(r"vispco search data=textvqa ", "a file of the benchmark's", "cli/test_benchmarks.py"),
     Exempt(r"vispco search .*search.storage=postgresql", "it needs a database", "search/test_studies.py"),
+    Exempt(r"python tests/guided_fuzzing.py ", "atheris is no dependency", "test_fuzz.py"),
     Exempt(r"optuna-dashboard ", "a server, which does not end", "search/test_dashboard.py"),
 ]
 """Overrides in them are composed and validated all the same."""

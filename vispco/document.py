@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic_core import from_json
 
 from vispco.disk import replace_file
 from vispco.errors import ConfigError
+
+MAX_BYTES = 2**26
+"""Longer files are refused before they are parsed."""
 
 
 class Frozen(BaseModel):
@@ -54,9 +58,13 @@ class Document(Frozen):
             Naming the file and the first field that is wrong.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            with Path(path).open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+            text = content.decode("utf-8")
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: cannot be read ({error}); {cls.WANTED}") from None
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{path}: has more than {MAX_BYTES} bytes; {cls.WANTED}")
         try:
             return cls.from_json(text)
         except ConfigError as error:
@@ -66,8 +74,8 @@ class Document(Frozen):
     def from_json(cls, text: str) -> Self:
         """Validate JSON text; see :meth:`load`."""
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            data = from_json(text)  # unlike the standard library's, it refuses what UTF-8 cannot write again
+        except ValueError as error:
             raise ConfigError(f"not valid JSON ({error}); the file may be truncated, {cls.DAMAGED}") from None
         return cls.from_data(data)
 

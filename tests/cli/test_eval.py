@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tables import encoded, write_tsv
 
 from vispco import PruningConfig
 from vispco.cli import main
@@ -76,3 +77,14 @@ def test_refusals_are_one_line(case, best, capsys):
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert text in lines[0]
+
+
+def test_names_in_a_table_are_no_instructions(best, tmp_path, capsys):
+    """Slices and answers of a stranger's table; "[/b]" would be markup, and an error at that."""
+    rows = [(encoded(color=(n, 0, 0)), "what color ?", "red", f"[/b] [red]{n % 2}\x1b[2J", "test") for n in range(4)]
+    table = write_tsv(tmp_path / "t.tsv", *rows, header=("image", "question", "answer", "category", "split"))
+    data = ["data=table", f"data.path={table}", "data.report_samples=4", "data.max_new_tokens=1"]
+    assert main(["eval", str(best), *data, "--controls", "random"]) == 0
+    shown = capsys.readouterr()
+    assert "[/b] [red]0\\x1b[2J" in shown.out
+    assert "\x1b" not in shown.out + shown.err.replace("\x1b[?25", "")

@@ -25,6 +25,7 @@ TINY = [
     "budget.values=[0.4,0.9]",
     "progress=false",
 ]
+KEY = "k" * 40
 PROGRAM = [sys.executable, "-c", "import sys; from vispco.cli import main; sys.exit(main())", "search", *TINY]
 
 
@@ -43,7 +44,8 @@ def test_killing_wandb_changes_nothing(tmp_path):
     killed, plain = tmp_path / "killed", tmp_path / "plain"
     with subprocess.Popen(
         [*PROGRAM, "tracker=wandb", f"hydra.run.dir={killed}"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore", "WANDB_API_KEY": KEY},
     ) as process:  # fmt: skip
         core = core_of(process)
         while not list(killed.glob("wandb/offline-run-*/run-*.wandb")):
@@ -59,6 +61,8 @@ def test_killing_wandb_changes_nothing(tmp_path):
     assert "Traceback" not in out
     assert "hypervolume" in out
     assert not [run for run in read_offline(killed) if run.exit_code is not None]
+    assert KEY not in out + err
+    assert not [path for path in killed.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
     assert main(["search", *TINY, "tracker=none", f"hydra.run.dir={plain}"]) == 0
     assert (killed / "points.jsonl").read_bytes() == (plain / "points.jsonl").read_bytes()
     for name in ("config-0.4.json", "report.html", "frontier.png"):

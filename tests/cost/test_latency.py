@@ -345,3 +345,11 @@ def test_curves_are_straight_between_their_points():
 def test_a_curve_of_one_point_is_flat():
     found = Curve(tokens=(2.0,), seconds=(1.0,))
     assert found(torch.tensor([2.0, 3.0], dtype=torch.float64)).tolist() == [1.0, 1.0]
+
+
+def test_a_kind_that_no_layer_is_of():
+    """Such a table can be written by hand; the kind takes no time."""
+    [full, sliding] = data()["kinds"]
+    assert LatencyCost(SMALL, [(6, 16)], table=table(kinds=[full, sliding, sliding]), selector="fastv").exact(KEEP) == (
+        cost().exact(KEEP)
+    )

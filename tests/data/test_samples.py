@@ -76,3 +76,15 @@ def test_real_table():
 
 def test_a_sample_without_other_references_has_one():
     assert Sample("1", Picture(b""), "q", "a", "all").references == ("a",)
+
+
+@pytest.mark.parametrize("size", [(1, 201), (10_000, 1), (2, 1000), (1, 64_000_000)])
+def test_ribbons_are_refused_before_they_are_decoded(size):
+    """A processor that scales the short side to 336 would make 20 billion pixels of the last one."""
+    width, height = size
+    with pytest.raises(
+        ValueError, match=rf"image of {width} x {height} pixels is longer than 200 times its other side"
+    ):
+        Picture(png_of_size(width, height)).size()
+    turned = Picture(png_of_size(200 * min(size), min(size)))
+    assert turned.size() == (200 * min(size), min(size))

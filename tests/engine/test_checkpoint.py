@@ -81,6 +81,9 @@ def test_folders_without_a_vision_language_model_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "ll')
     with pytest.raises(ModelError, match=r"cannot be used"):
         load_checkpoint(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"a":' * 100_000)
+    with pytest.raises(ModelError, match=r"cannot be used \(maximum recursion depth"):
+        load_checkpoint(str(tmp_path))
     (tmp_path / "config.json").write_text((MODELS["micro-llava"] / "config.json").read_text())
     with pytest.raises(ModelError, match=r"cannot be opened"):
         load_checkpoint(str(tmp_path))

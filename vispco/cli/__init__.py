@@ -19,6 +19,7 @@ from vispco.cli.reproduce import reproduce
 from vispco.cli.search import search
 from vispco.cli.selectors import selectors
 from vispco.errors import DifferenceError, InputError, LostError, ParallelError
+from vispco.saying import as_line
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "search": search,
@@ -79,7 +80,7 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
         VERBS[verb](arguments)
         finish_output()
     except (InputError, HydraException, OmegaConfBaseException) as error:
-        return _refuse(" ".join(str(error).split()))
+        return _refuse(str(error))
     except (LostError, DifferenceError) as error:
         return _refuse(str(error), code=1)
     except KeyboardInterrupt:
@@ -94,5 +95,5 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
 
 def _refuse(message: str, code: int = 2) -> int:
     if parallel.has_to_say():
-        print(f"vispco: {message}", file=sys.stderr)
+        print("vispco:", as_line(message), file=sys.stderr)
     return code

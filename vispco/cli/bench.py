@@ -12,6 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from vispco.capacity import within_memory
+from vispco.cli.cells import cell
 from vispco.cli.loading import load_report, source_of
 from vispco.cli.opening import open_model
 from vispco.cli.overrides import parse_overrides
@@ -20,7 +21,7 @@ from vispco.config import PruningConfig
 from vispco.data import Sample
 from vispco.engine.placing import device_of
 from vispco.errors import ConfigError, DataError
-from vispco.evaluation import prompt_text
+from vispco.evaluation import encode_samples
 from vispco.frontier import Interval
 from vispco.profiling import WARM_UP, Bench, Compared, bench
 from vispco.report.files import check_writable, write_whole
@@ -98,8 +99,7 @@ def _batches(model: Any, processor: Any, samples: Sequence[Sample], size: int) -
     batches = []
     for start in range(0, len(samples) - size + 1, size):
         part = samples[start : start + size]
-        texts = [prompt_text(processor, sample.question) for sample in part]
-        inputs = processor(text=texts, images=[[s.image] for s in part], padding=True, return_tensors="pt")
+        inputs = encode_samples(processor, part)
         batches.append(dict(inputs.to(device_of(model), dtype=model.dtype)))
     return batches
 
@@ -114,7 +114,7 @@ def _bar() -> Iterator[Any]:
 
 def _print(result: Bench) -> None:
     facts, protocol = result.environment, result.protocol
-    table = Table(title=f"{result.config.selector} on {facts['model']}, batch {facts['batch']}")
+    table = Table(title=cell(f"{result.config.selector} on {facts['model']}, batch {facts['batch']}"))
     for heading in ("", "stock", "pruned", "ratio [95 %]"):
         table.add_column(heading, justify="left" if not heading else "right")
     rows: list[tuple[str, Compared, float, int]] = [

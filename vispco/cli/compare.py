@@ -8,12 +8,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from vispco.cli.cells import cell
+from vispco.cli.finished import read_finished
 from vispco.cli.presentation import comparison_data
 from vispco.cli.seeds import over_seeds, seed_groups
 from vispco.errors import DataError
 from vispco.frontier import Point, comparable, epsilon, hypervolume, igd_plus, pareto_front, read_points
 from vispco.report import TextTable, draw_frontiers, plot_frontiers, write_report
 from vispco.runs import RunFolder, record_comparison
+from vispco.saying import as_line
 
 INDICATORS = ("best score", "hypervolume", "IGD+", "epsilon")
 SHARED = ("control", "unpruned")
@@ -28,7 +31,7 @@ def report_points(folder: RunFolder) -> list[Point]:
     DataError
         If it has none.
     """
-    split = folder.read_frontier()["report_split"]
+    split = read_finished(folder).report_split
     points = [point for point in read_points(folder.path) if point.split == split]
     if not points:
         raise DataError(f"{folder.path}: has no points of split {split!r}; run the search again")
@@ -59,7 +62,7 @@ def compare(arguments: Sequence[str]) -> None:
             write_report(options.output, comparison_data(runs, cost, _text(table)))
         else:
             plot_frontiers(overlaid(runs), options.output, cost=cost, title=_title(runs))
-        print(options.output)
+        print(as_line(str(options.output)))
     if options.wandb != "none":
         home = Path() if options.output is None else options.output.parent
         record_comparison(
@@ -124,7 +127,7 @@ def _table(runs: Mapping[str, Sequence[Point]], values: Mapping[str, Mapping[str
     table = Table("run and method", "points", *INDICATORS)
     for name, points in _series(runs):
         best, *others = values[name].values()
-        table.add_row(name, str(len(points)), f"{best:.3f}", *(f"{number:.4f}" for number in others))
+        table.add_row(cell(name), str(len(points)), f"{best:.3f}", *(f"{number:.4f}" for number in others))
     return table
 
 
@@ -151,5 +154,5 @@ def _seed_table(groups: Sequence[Sequence[str]], values: Mapping[str, Mapping[st
             rows = [values[f"{run}: {method}"] for run in group if f"{run}: {method}" in values]
             if method not in SHARED and len(rows) == len(group):
                 told = [f"{mean:.4f} ± {spread:.4f}" for mean, spread in over_seeds(rows).values()]
-                table.add_row(f"{', '.join(group)}: {method}", str(len(group)), *told)
+                table.add_row(cell(f"{', '.join(group)}: {method}"), str(len(group)), *told)
     return table

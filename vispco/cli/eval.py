@@ -12,7 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
+from vispco.cli.cells import cell
 from vispco.cli.loading import load_report, source_of
 from vispco.cli.official import judge_of, official_of
 from vispco.cli.opening import open_model
@@ -77,7 +79,7 @@ def evaluate(arguments: Sequence[str]) -> None:
             except ModelError as error:
                 if not name.startswith("control"):
                     raise
-                console.print(f"{name} is missing: {error}", highlight=False, soft_wrap=True)
+                console.print(cell(f"{name} is missing: {error}"), highlight=False, soft_wrap=True)
     found = Assessment(samples, assessed, settings.seed)
     if options.answers is not None:
         write_whole(options.answers, _answers(found).encode())
@@ -197,9 +199,11 @@ def _tokens(sizes: Sequence[VisualSize], share: float) -> dict[str, float]:
 
 def _print(console: Console, found: Assessment, sizes: Sequence[VisualSize], share: float) -> None:
     names = list(found.assessed)
-    table = Table("", "samples", *names, title="accuracy [95 %]")
+    table = Table("", "samples", title="accuracy [95 %]")
+    for name in names:
+        table.add_column(cell(name))
     for slice, members in found.slices.items():
-        table.add_row(slice, str(len(members)), *(_shown(found.score(name, members)) for name in names))
+        table.add_row(cell(slice), str(len(members)), *(_shown(found.score(name, members)) for name in names))
     table.add_section()
     table.add_row("all", str(len(found.samples)), *(_shown(found.score(name)) for name in names))
     others = names[1:]
@@ -219,9 +223,9 @@ def _print(console: Console, found: Assessment, sizes: Sequence[VisualSize], sha
     )  # fmt: skip
 
 
-def _worst(found: Assessment, name: str) -> str:
+def _worst(found: Assessment, name: str) -> Text:
     slice = found.worst_slice(name)
-    return f"{slice} {_shown(found.change(name, found.slices[slice]), '+')}"
+    return Text.assemble(cell(f"{slice} "), _shown(found.change(name, found.slices[slice]), "+"))
 
 
 def _shown(interval: Interval | None, sign: str = "", unit: float = 1.0, digits: int = 3) -> str:

@@ -4,10 +4,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from vispco.cli.finished import read_finished
 from vispco.cli.predicting import predict
 from vispco.config import PruningConfig
-from vispco.errors import BudgetError, RunError
+from vispco.errors import BudgetError, ConfigError, RunError
 from vispco.runs import RunFolder
+from vispco.saying import as_line
 from vispco.selectors import make_selector
 
 
@@ -19,7 +21,7 @@ def best_within(configs: Sequence[PruningConfig], budget: float, cost: str = "fl
     BudgetError
         With the cheapest one there is.
     RunError
-        If the run does not know that cost.
+        If the run does not know that cost, or a configuration was never held against the unpruned model.
     """
     known = sorted(set.intersection(*(set(config.costs) for config in configs)))
     if cost not in known:
@@ -28,6 +30,8 @@ def best_within(configs: Sequence[PruningConfig], budget: float, cost: str = "fl
     if not 0.0 < budget <= 1.0 or not allowed:
         least = min(config.costs[cost] for config in configs)
         raise BudgetError(f"budget {budget:g} of {cost} is outside what this run reached; choose one in {least:.3f}..1")
+    if not all("kl" in config.quality for config in allowed):
+        raise RunError("a configuration of this run has no quality 'kl' to choose by; run the search again")
     best = min(allowed, key=lambda config: config.quality["kl"])
     return best.model_copy(update={"budget": budget, "provenance": {**best.provenance, "cost": cost}})
 
@@ -40,12 +44,18 @@ def read_configs(folder: RunFolder) -> list[PruningConfig]:
     RunError
         If the run has none.
     ConfigError
-        If one cannot be used.
+        If one cannot be used, with the file, its number (from 1) and the field.
     """
-    entries = folder.read_frontier().get("configs")
-    if not isinstance(entries, list) or not entries:
+    entries = read_finished(folder).configs
+    if not entries:
         raise RunError(f"{folder.frontier}: holds no configurations; run the search again")
-    return [PruningConfig.from_data(entry) for entry in entries]
+    found = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            found.append(PruningConfig.from_data(entry))
+        except ConfigError as error:
+            raise ConfigError(f"{folder.frontier}, configuration {number}: {error}; run the search again") from None
+    return found
 
 
 def export(arguments: Sequence[str]) -> None:
@@ -70,14 +80,16 @@ def export(arguments: Sequence[str]) -> None:
         config = predict(options.run, options.budget, options.cost)
     else:
         folder = RunFolder(options.run)
-        cost = options.cost or folder.read_frontier().get("cost", "flops")
+        cost = options.cost or read_finished(folder).cost
         config = best_within(read_configs(folder), options.budget, cost)
     if options.project_to_input is not None:
         projection = config.project_to_input(selector=options.project_to_input)
         make_selector(projection.config.selector, projection.config.selector_params)
         projection.config.save(options.output)
-        print(f"{options.output}: keep {projection.ratio:g} before the first layer, not measured. {projection.loses}")
+        said = f"keep {projection.ratio:g} before the first layer, not measured. {projection.loses}"
+        print(as_line(f"{options.output}: {said}"))
         return
     config.save(options.output)
     cost, measured = str(config.provenance["cost"]), ", not measured" if options.predict else ""
-    print(f"{options.output}: {config.costs[cost]:.3f} of the unpruned {cost}, keep {list(config.keep)}{measured}")
+    said = f"{config.costs[cost]:.3f} of the unpruned {cost}, keep {list(config.keep)}{measured}"
+    print(as_line(f"{options.output}: {said}"))

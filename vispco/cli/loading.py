@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from vispco.cli.cells import cell
 from vispco.data import Broken, Drawn, Sample, Source, Splits, Task, check_apart
 from vispco.evaluation import token_counter
 from vispco.runs.settings import DataSettings
@@ -104,4 +105,4 @@ def _left_out(drawn: Drawn) -> list[str]:
 def _say(lines: Iterable[str], named: Iterable[Broken]) -> None:
     console = Console(stderr=True)
     for line in (*map(str, named), *lines):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(cell(line), highlight=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING
 from vispco.cli.job import Outcome
 from vispco.config import ModelCard, PruningConfig
 from vispco.cost import LatencyTable, Workload, make_cost
+from vispco.engine.locating import first_line
 from vispco.errors import BudgetError, InputError, RunError
 from vispco.kernels import make_kernel
 from vispco.runs import RunSettings
@@ -102,7 +103,7 @@ def predict(run: Path, budget: float, cost: str | None = None) -> PruningConfig:
         model=record.model,
         budget=budget,
         costs={each.name: each.exact(keep) for each in (answers.cost, *answers.cost.limits)},
-        provenance=record.provenance,
+        provenance={**record.provenance, "cost": record.cost},
     )
 
 
@@ -111,6 +112,8 @@ def _read(path: Path) -> tuple[_Record, Answers]:
         with safe_open(path, "pt") as file:
             record = _Record.model_validate(json.loads((file.metadata() or {})[HEADER]))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        if not all(value.isfinite().all() for value in state.values()):
+            raise ValueError("its numbers are not finite")
         kernel = make_kernel(record.kernel, record.model.layers, record.steps)
         config = CONFIG_MAPPING[record.decoder["model_type"]].from_dict(record.decoder)
         selector = make_selector(record.selector, record.selector_params)
@@ -128,6 +131,7 @@ def _read(path: Path) -> tuple[_Record, Answers]:
     except (
         OSError, SafetensorError, ValidationError, InputError, ValueError, KeyError, RuntimeError, AttributeError,
     ) as error:  # fmt: skip
-        first = str(error).splitlines()[0]
-        raise RunError(f"{path}: not a predictor that this version can read ({first}); run the search again") from None
+        raise RunError(
+            f"{path}: not a predictor that this version can read ({first_line(error)}); run the search again"
+        ) from None
     return record, Answers(predictor, kernel, cost, record.knobs)

@@ -13,7 +13,7 @@ from vispco.config import PruningConfig
 from vispco.data import Drawn, Sample
 from vispco.engine import prune, seen_picture
 from vispco.engine.placing import device_of
-from vispco.evaluation import prompt_text
+from vispco.evaluation import encode_samples
 from vispco.frontier import Point, hypervolume
 from vispco.report import (
     COST_NAMES,
@@ -155,8 +155,7 @@ def _gallery(outcome: Outcome, point: Point) -> list[Overlay]:
 
 def _overlay(model: Any, processor: Any, config: PruningConfig, sample: Sample) -> Overlay | None:
     """What was kept and said; None where the visual tokens are no grid over the picture."""
-    inputs = processor(text=prompt_text(processor, sample.question), images=sample.image, return_tensors="pt")
-    inputs = inputs.to(device_of(model))
+    inputs = encode_samples(processor, [sample]).to(device_of(model))
     seen = seen_picture(model, processor, inputs)
     if seen is None:
         return None

@@ -22,6 +22,7 @@ from vispco.evaluation import prompt_sizes
 from vispco.profiling.calibration import calibrate_for, table_key
 from vispco.report.files import check_writable
 from vispco.runs import RunSettings
+from vispco.saying import as_line
 from vispco.search import cheapest_schedule
 from vispco.selectors import make_selector
 
@@ -53,7 +54,7 @@ def profile(arguments: Sequence[str]) -> None:
     if settings.cost.table is None:
         table = new_table(model, processor, samples, settings)
         table.save(options.output)
-        print(options.output)
+        print(as_line(str(options.output)))
     else:
         table = known_table(model, processor, samples, settings)
     selector = make_selector(settings.selector.name, settings.selector.params)

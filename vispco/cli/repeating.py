@@ -12,7 +12,7 @@ from rich.console import Console
 from vispco.cli.finding import Method, progress_bar
 from vispco.cli.job import FACTORS
 from vispco.cli.loading import load_both, source_of
-from vispco.cli.official import official_of
+from vispco.cli.official import judge_of, official_of
 from vispco.cli.opening import open_model
 from vispco.cli.profile import TABLE
 from vispco.cli.recorded import Applied, Recorded, applied
@@ -79,8 +79,7 @@ def repeat(run: Recorded, points: Sequence[Point], console: Console) -> Repeated
     searching, reporting = loaded.searching.samples, loaded.reporting.samples
 
     def provenance(samples: Sequence[Sample]) -> Provenance:
-        judged = f"{data.scorer} {data.scorer_params}"
-        return Provenance.of(model, processor, settings.seed, samples, judged, Task(data.prompt))
+        return Provenance.of(model, processor, settings.seed, samples, judge_of(data), Task(data.prompt))
 
     origin = provenance(reporting)
     _check(run, origin, provenance(searching))

@@ -4,9 +4,9 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
+from vispco.errors import RunError
+from vispco.runs import read_composed
 
 IGNORED = ("tracker", "progress")
 """Groups of a configuration that have no say in a result."""
@@ -20,12 +20,13 @@ def seed_groups(runs: Sequence[str]) -> list[list[str]]:
     groups: dict[str, dict[int, str]] = {}
     for run in runs:
         try:
-            config: Any = OmegaConf.to_container(OmegaConf.load(Path(run) / "config.yaml"))
-            seed = config.pop("seed")
-        except Exception:  # a missing file, or damage of any kind
+            config = read_composed(Path(run) / "config.yaml")
+            seed = int(config.pop("seed"))
+            rest = {str(name): value for name, value in config.items() if name not in IGNORED}
+            same = json.dumps(rest, sort_keys=True)
+        except (RunError, KeyError, TypeError, ValueError, RecursionError):
             continue
-        rest = {name: value for name, value in config.items() if name not in IGNORED}
-        groups.setdefault(json.dumps(rest, sort_keys=True), {}).setdefault(seed, run)
+        groups.setdefault(same, {}).setdefault(seed, run)
     return [list(seeds.values()) for seeds in groups.values() if len(seeds) > 1]
 
 

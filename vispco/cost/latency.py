@@ -61,7 +61,7 @@ class LatencyCost(Cost):
     def __init__(self, config: Any, tokens: Sequence[tuple[int, ...]], table: LatencyTable, selector: str):
         self.table, self.times = table, table.selector(selector)
         self._groups = [
-            (kind, torch.tensor([layer for layer, other in enumerate(table.layers) if other == index]))
+            (kind, torch.tensor([layer for layer, own in enumerate(table.layers) if own == index], dtype=torch.int64))
             for index, kind in enumerate(table.kinds)
         ]
         self._check(config, [Prompt(*kind) for kind in sorted(set(tokens))])

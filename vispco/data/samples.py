@@ -15,6 +15,8 @@ MAX_PIXELS = 64_000_000
 """Larger images are refused before they are decoded."""
 MAX_BYTES = 2**26
 """Longer image files are refused before they are opened."""
+MAX_ASPECT = 200
+"""Longest side over the shortest, at most. Processors of fixed height would make a ribbon of gigabytes of more."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What an image file may be; Pillow's other formats run programs, or parse what nobody stores pictures in."""
 
@@ -45,7 +47,8 @@ class Picture:
         Raises
         ------
         ValueError
-            If it is no image, cannot be read, has more than :data:`MAX_PIXELS` or is longer than :data:`MAX_BYTES`.
+            If it is no image, cannot be read, has more than :data:`MAX_PIXELS`, is longer than :data:`MAX_BYTES`, or
+            narrower than :data:`MAX_ASPECT` allows.
         """
         return self._size
 
@@ -70,6 +73,10 @@ class Picture:
             raise ValueError(f"image of {length} bytes is over the limit of {MAX_BYTES}; shrink it")
         if width * height > MAX_PIXELS:
             raise ValueError(f"image of {width} x {height} pixels is over the limit of {MAX_PIXELS}; shrink it")
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise ValueError(
+                f"image of {width} x {height} pixels is longer than {MAX_ASPECT} times its other side; crop or pad it"
+            )
         return width, height
 
 

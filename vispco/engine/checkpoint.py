@@ -99,7 +99,7 @@ def _check_files(folder: Path, name: str) -> None:
     """Refuse what is no whole supported model in safetensors, before anything else of it is opened."""
     try:
         kind = str(json.loads((folder / "config.json").read_text())["model_type"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{name}: config.json cannot be used ({first_line(error)}); save it again") from None
     try:
         check_supported(kind)

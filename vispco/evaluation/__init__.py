@@ -9,7 +9,7 @@ from vispco.evaluation.generation import generate_answers, generate_texts
 from vispco.evaluation.ledger import Ledger
 from vispco.evaluation.measure import Candidate, Provenance, basis_of, make_point, measure
 from vispco.evaluation.official import ANSWER_TOKENS, Official, check_answer_tokens
-from vispco.evaluation.prompts import prepare, prompt_fingerprint, prompt_sizes, prompt_text
+from vispco.evaluation.prompts import encode_samples, prepare, prompt_fingerprint, prompt_sizes, prompt_text
 from vispco.evaluation.tokens import VisualSize, kept_share, visual_sizes
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "basis_of",
     "check_answer_tokens",
     "downsample",
+    "encode_samples",
     "generate_answers",
     "generate_texts",
     "kept_share",

@@ -10,7 +10,7 @@ from PIL import Image
 from vispco.capacity import within_memory
 from vispco.data import Sample
 from vispco.engine.placing import device_of
-from vispco.evaluation.prompts import prompt_text
+from vispco.evaluation.prompts import encode_samples
 
 
 @torch.no_grad()
@@ -29,6 +29,8 @@ def generate_answers(
     ------
     CapacityError
         If a batch does not fit into memory, with the size of one that does.
+    DataError
+        As :func:`vispco.evaluation.prompts.encode_samples`.
     """
     answers: list[str] = []
     for start in range(0, len(samples), batch_size):
@@ -42,9 +44,8 @@ def generate_answers(
 
 def _answer(model: Any, processor: Any, samples: Sequence[Sample], max_new_tokens: int, size: int) -> list[str]:
     """Answers to the first ``size`` samples, as one batch."""
-    texts = [prompt_text(processor, sample.question) for sample in samples[:size]]
-    images = [[sample.image] for sample in samples[:size]]
-    said = generate_texts(model, processor, texts, images, do_sample=False, max_new_tokens=max_new_tokens)
+    inputs = encode_samples(processor, samples[:size])
+    said = _generate(model, processor, inputs, do_sample=False, max_new_tokens=max_new_tokens)
     return [text.strip() for text in said]
 
 
@@ -65,7 +66,12 @@ def generate_texts(
         Of ``generate``.
     """
     pictures = [list(own) for own in images] if any(images) else None
-    inputs = processor(text=list(prompts), images=pictures, padding=True, return_tensors="pt").to(device_of(model))
+    inputs = processor(text=list(prompts), images=pictures, padding=True, return_tensors="pt")
+    return _generate(model, processor, inputs, **options)
+
+
+def _generate(model: Any, processor: Any, inputs: Any, **options: Any) -> list[str]:
+    inputs = inputs.to(device_of(model))
     tokens = model.generate(**inputs, **options)
     said: list[str] = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return said

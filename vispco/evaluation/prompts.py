@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from vispco.data import Sample, Task
 from vispco.engine.families import describe
+from vispco.engine.locating import first_line
 from vispco.engine.prefill import Prefill, sample_keys
 from vispco.errors import DataError, ModelError
 from vispco.selectors import make_selector
@@ -80,17 +82,59 @@ def prompt_fingerprint(processor: Any, task: Task | None = None) -> str:
     return hashlib.sha256(f"{text}{lengths}".encode()).hexdigest()[:16]
 
 
+def encode_samples(processor: Any, samples: Sequence[Sample]) -> Any:
+    """Model inputs of the samples' questions and pictures, padded to one batch.
+
+    Raises
+    ------
+    DataError
+        Naming the first sample whose question would be taken for a picture, or which the processor refuses, e.g. for a
+        picture that is too narrow for it.
+    ModelError
+        If the processor has no chat template.
+    """
+    for sample in samples:
+        _check_words(processor, sample, "question", sample.question)
+    texts = [prompt_text(processor, sample.question) for sample in samples]
+    pictures = [[sample.image] for sample in samples]
+    try:
+        return processor(text=texts, images=pictures, padding=True, return_tensors="pt")
+    except ValueError:
+        for sample, text, picture in zip(samples, texts, pictures, strict=True):
+            try:
+                processor(text=[text], images=[picture], return_tensors="pt")
+            except ValueError as error:
+                width, height = picture[0].size
+                raise DataError(
+                    f"sample {sample.index}, whose picture has {width} x {height} pixels, is refused by the model's "
+                    f"processor ({first_line(error)}); mend it or leave it out"
+                ) from None
+        raise  # no single one is at fault
+
+
+def _check_words(processor: Any, sample: Sample, name: str, text: str) -> None:
+    """Refuse a text that holds what stands for a picture in this model's prompts: no picture would belong to it."""
+    for source, kind in product((processor, processor.tokenizer), ("image_token", "video_token")):
+        token = getattr(source, kind, None)
+        if token and token in text:
+            raise DataError(
+                f"sample {sample.index}: {token!r} in its {name} stands for a picture in this model's prompts; take it "
+                "out of the text"
+            )
+
+
 def prepare(processor: Any, samples: Sequence[Sample]) -> Batch:
     """Tokenise samples into one left-padded batch.
 
     Raises
     ------
     DataError
-        If an answer has no tokens.
+        If an answer has no tokens or would be taken for a picture, or as :func:`encode_samples`.
     """
-    texts = [prompt_text(processor, sample.question) for sample in samples]
-    prompts = processor(text=texts, images=[[s.image] for s in samples], padding=True, return_tensors="pt")
+    prompts = encode_samples(processor, samples)
     tokenizer = processor.tokenizer
+    for sample in samples:
+        _check_words(processor, sample, "answer", sample.answer)
     answers = [tokenizer(sample.answer, add_special_tokens=False)["input_ids"] for sample in samples]
     for sample, tokens in zip(samples, answers, strict=True):
         if not tokens:

@@ -9,7 +9,7 @@ import torch
 
 from vispco.data import Sample
 from vispco.engine.families import describe
-from vispco.evaluation.prompts import prompt_text
+from vispco.evaluation.prompts import encode_samples
 from vispco.schedule import keep_counts
 
 
@@ -31,8 +31,7 @@ def visual_sizes(model: Any, processor: Any, samples: Sequence[Sample]) -> list[
     formats = [sample.image.size for sample in samples]
     for size, sample in zip(formats, samples, strict=True):
         if size not in known:
-            text = prompt_text(processor, sample.question)
-            inputs = processor(text=text, images=[sample.image], return_tensors="pt")
+            inputs = encode_samples(processor, [sample])
             known[size] = VisualSize(int(family.visual_mask(inputs["input_ids"]).sum()), patches_of(model, inputs))
     return [known[size] for size in formats]
 

@@ -66,7 +66,7 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
     RunError
         If the place cannot be written.
     """
-    write_whole(path, render_report(data).encode())
+    write_whole(path, render_report(data).encode("utf-8", "backslashreplace"))  # paths may hold what is no Unicode
 
 
 def render_report(data: ReportData) -> str:

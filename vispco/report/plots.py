@@ -15,6 +15,7 @@ from vispco.errors import DataError, RunError
 from vispco.frontier import Point
 from vispco.report.files import write_whole
 from vispco.report.series import INK, Series, caution, group_series
+from vispco.saying import plain
 from vispco.schedule import check_keep
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def plot_schedules(
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set(xlabel="decoder layer", ylabel="budget")
-        axes.set_title(title or "visual tokens kept, %", loc="left")
+        axes.set_title(plain(title) or "visual tokens kept, %", loc="left")
         write_whole(path, render(figure, suffix))
 
 
@@ -166,14 +167,14 @@ def _frontiers(points: Sequence[Point], series: Sequence[Series], cost: str, qua
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(0.05, 0.07)
-    axes.set(xlabel=cost_label(cost), ylabel=quality_label(quality, points[0].split))
+    axes.set(xlabel=plain(cost_label(cost)), ylabel=plain(quality_label(quality, points[0].split)))
     for depth, entry in enumerate(reversed(series)):  # the first of the legend lies on top
         _draw(axes, entry, cost, quality, depth)
     # Outside the axes it cannot hide a point, whatever the points are.
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=3, frameon=False)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(plain(title), fontsize=11)
     if warning := caution(points):
         axes.set_title(warning, loc="left", color=WARNING, fontweight="bold", fontsize=9.5)
     return figure
@@ -185,7 +186,7 @@ def _draw(axes: "Axes", series: Series, cost: str, quality: str, depth: int) -> 
         axes.plot(
             [point.costs[cost] for point in series.dominated],
             [point.quality[quality] for point in series.dominated],
-            label=f"{series.label}, dominated",
+            label=plain(f"{series.label}, dominated"),
             color=style.color,
             linestyle="none",
             marker=style.marker,
@@ -196,7 +197,7 @@ def _draw(axes: "Axes", series: Series, cost: str, quality: str, depth: int) -> 
     axes.plot(
         [point.costs[cost] for point in series.main],
         [point.quality[quality] for point in series.main],
-        label=series.label,
+        label=plain(series.label),
         color=style.color,
         linestyle=style.line or "none",
         linewidth=style.width,

@@ -9,6 +9,7 @@ from vispco.frontier import Point, rank_correlation
 from vispco.report.files import write_whole
 from vispco.report.plots import RC, cost_label, render, suffix_of
 from vispco.report.series import INK, group_series
+from vispco.saying import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +66,7 @@ def _scatter(points: Sequence[Point], first: str, second: str, title: str) -> "F
         axes.plot(
             [point.costs[first] for point in members],
             [point.costs[second] for point in members],
-            label=series.label,
+            label=plain(series.label),
             linestyle="none",
             color=series.style.color,
             marker=series.style.marker or ".",
@@ -73,10 +74,10 @@ def _scatter(points: Sequence[Point], first: str, second: str, title: str) -> "F
             markeredgecolor="white" if series.style.size > 5 else series.style.color,
             markeredgewidth=0.8,
         )
-    axes.set(xlabel=cost_label(first), ylabel=cost_label(second))
+    axes.set(xlabel=plain(cost_label(first)), ylabel=plain(cost_label(second)))
     axes.set_title(f"Kendall's tau {tau:.2f} over {len(points)} points", loc="left", fontsize=9.5)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=3, frameon=False)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(plain(title), fontsize=11)
     return figure

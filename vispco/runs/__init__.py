@@ -1,6 +1,7 @@
 """Run folders and trackers."""
 
 from vispco.runs.comparison import record_comparison
+from vispco.runs.composed import read_composed
 from vispco.runs.environment import environment, environment_differences, read_environments, record_environment
 from vispco.runs.folder import STATE, RunFolder
 from vispco.runs.lock import alone_in
@@ -18,6 +19,7 @@ __all__ = [
     "alone_in",
     "environment",
     "environment_differences",
+    "read_composed",
     "read_environments",
     "record_comparison",
     "record_environment",

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
 
+from vispco.saying import as_line
+
 PATIENCE = 60.0
 """Seconds that a call may take."""
 
@@ -16,7 +18,7 @@ Call = Callable[[], object]
 
 def warn(message: str) -> None:
     """One line on stderr."""
-    print("vispco:", " ".join(message.split()), file=sys.stderr)
+    print("vispco:", as_line(message), file=sys.stderr)
 
 
 class Guard:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 
 from vispco.cost import TIMED, check_cost
 from vispco.errors import ConfigError
+from vispco.saying import hide_passwords
 
 Positive = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -138,6 +139,16 @@ class SampledMethod(_Group):
     selectors: tuple[str, ...] = ()
     storage: str | None = None
     study: str | None = None
+
+    @field_validator("storage")
+    @classmethod
+    def _without_password(cls, storage: str | None) -> str | None:
+        if storage is not None and hide_passwords(storage) != storage:
+            raise ValueError(
+                f"storage = {hide_passwords(storage)!r} has a password, which would stand in the files of the run; "
+                "leave it out of the URL and give it to the driver, e.g. in PGPASSWORD or ~/.pgpass for PostgreSQL"
+            )
+        return storage
 
 
 class GridMethod(_Group):

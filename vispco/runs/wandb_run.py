@@ -5,7 +5,6 @@ makes the calls.
 """
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vispco.cost import REGISTRY
 from vispco.frontier import Point
 from vispco.runs.guard import warn
+from vispco.saying import hide_passwords
 
 if TYPE_CHECKING:
     import wandb
@@ -114,7 +114,7 @@ def without_passwords(value: Any) -> Any:
         return {key: without_passwords(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [without_passwords(entry) for entry in value]
-    return re.sub(r"(://[^/@\s:]*):[^/\s]*@", r"\1:***@", value) if isinstance(value, str) else value
+    return hide_passwords(value) if isinstance(value, str) else value
 
 
 def row(point: Point) -> list[Any]:

@@ -1,5 +1,7 @@
 """Data sets of Hugging Face, from what its library stores; nothing here leaves the machine."""
 
+import json
+
 import pytest
 from tables import picture
 
@@ -89,3 +91,78 @@ def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch, name):
         list(read_datasets((tmp_path / name).relative_to(tmp_path)))
     assert str(caught.value).startswith(f"{name}: cannot be read by datasets (")
     assert "\n" not in str(caught.value)
+
+
+# --- what strangers have stored --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """A picture beside the folder of the data set."""
+    (tmp_path / "secret.png").write_bytes(picture())
+    (tmp_path / "data").mkdir()
+    return {"bytes": None, "path": str(tmp_path / "secret.png")}
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Paths of pictures that the library itself decodes."""
+    paths, decode = [], datasets.Image.decode_example
+    monkeypatch.setattr(
+        datasets.Image, "decode_example",
+        lambda self, value, **options: (paths.append(value["path"]), decode(self, value, **options))[1],
+    )  # fmt: skip
+    return paths
+
+
+def test_the_library_decodes_no_picture_of_its_own(tmp_path, secret, opened):
+    table = build(1).add_column("more", [[secret]]).add_column("other", [secret])
+    kinds = {**table.features, "more": datasets.List(datasets.Image()), "other": datasets.Image()}
+    table.cast(datasets.Features(kinds)).save_to_disk(str(tmp_path / "data" / "t"))
+    [row] = read_datasets(tmp_path / "data" / "t")
+    assert row.picture.encoded == picture()
+    assert opened == []
+    assert datasets.load_from_disk(str(tmp_path / "data" / "t"))[0]["other"]  # the library does, if it is let
+    assert opened
+
+
+def test_lists_of_pictures_are_refused_unseen(tmp_path, secret, opened):
+    table = build(1).remove_columns("image").add_column("image", [[secret]])
+    table = table.cast(datasets.Features({**table.features, "image": datasets.List(datasets.Image())}))
+    table.save_to_disk(str(tmp_path / "data" / "t"))
+    with pytest.raises(DataError, match=r"column 'image' holds several pictures per row"):
+        list(read_datasets(tmp_path / "data" / "t"))
+    assert opened == []
+
+
+@pytest.mark.parametrize("kind", ["relative", "absolute", "link"])
+def test_saved_tables_stay_in_their_folder(tmp_path, kind):
+    build(1).save_to_disk(str(tmp_path / "elsewhere"))
+    build(1).save_to_disk(str(tmp_path / "t"))
+    [file], [other] = (list((tmp_path / name).glob("*.arrow")) for name in ("t", "elsewhere"))
+    state = json.loads((tmp_path / "t" / "state.json").read_text())
+    names = {"relative": f"../elsewhere/{other.name}", "absolute": str(other), "link": file.name}
+    state["_data_files"] = [{"filename": names[kind]}]
+    (tmp_path / "t" / "state.json").write_text(json.dumps(state))
+    assert len(datasets.load_from_disk(str(tmp_path / "t"))) == 1  # the library reads it
+    if kind == "link":
+        file.unlink()
+        file.symlink_to(other)
+    with pytest.raises(DataError, match=r"read by datasets \(it names .*, which is outside of the folder\)"):
+        list(read_datasets(tmp_path / "t"))
+
+
+def test_saved_parts_stay_in_their_folder(tmp_path):
+    build(1).save_to_disk(str(tmp_path / "elsewhere"))
+    datasets.DatasetDict({"train": build(1)}).save_to_disk(str(tmp_path / "t"))
+    (tmp_path / "t" / "dataset_dict.json").write_text('{"splits": ["train", "../elsewhere"]}')
+    with pytest.raises(DataError, match=r"which is outside of the folder"):
+        list(read_datasets(tmp_path / "t"))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"_data_files": 3}', "[" * 99_999])
+def test_damaged_descriptions_are_one_line(tmp_path, text):
+    build(1).save_to_disk(str(tmp_path / "t"))
+    (tmp_path / "t" / "state.json").write_text(text)
+    with pytest.raises(DataError, match=r"^.*t: cannot be read by datasets \(.*\); give a folder of save_to_disk"):
+        list(read_datasets(tmp_path / "t"))

@@ -1,15 +1,19 @@
 """Data sets of the Hugging Face library ``datasets``: saved folders, Parquet and Arrow files, or a name on the hub."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vispco.data.readers.base import Broken, Found, Unusable
-from vispco.data.readers.fields import make_row
+from vispco.data.readers.fields import FIELDS, make_row
 from vispco.data.readers.pictures import Folder, picture_of
 from vispco.errors import DataError
 
 Result = TypeVar("Result")
+
+USED = FIELDS | {"image", "image_path"}
+"""Columns that are looked at."""
 
 
 def read_datasets(path: Path, images: Path | None = None) -> Iterator[Found]:
@@ -33,15 +37,23 @@ def read_datasets(path: Path, images: Path | None = None) -> Iterator[Found]:
     """
     try:
         import datasets
+        from datasets.features.features import require_decoding
     except ImportError:
         raise DataError(f"{path}: needs Hugging Face datasets; pip install 'vispco[datasets]'") from None
     folder = Folder(path, images)
     opened = _told(path, lambda: _open(datasets, path))
     for part, table in opened.items() if isinstance(opened, Mapping) else [("", opened)]:
-        features = table.features or {}
+        features = {name: kind for name, kind in (table.features or {}).items() if name in USED}
+        if features:
+            table = table.select_columns(list(features))  # the library would decode the others, from wherever they are
         for name, kind in features.items():
             if isinstance(kind, datasets.Image):
                 table = table.cast_column(name, datasets.Image(decode=False))
+            elif require_decoding(kind):
+                raise DataError(
+                    f"{path}: column {name!r} holds several pictures per row, or other media; one picture per question "
+                    "is supported, as an Image, bytes or text"
+                )
         names = {name: kind.int2str for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
         for number, fields in enumerate(_rows(path, table.with_format(None)), start=1):
             place = f"{path}, row {number}" + (f" of {part}" if part else "")
@@ -58,13 +70,34 @@ def read_datasets(path: Path, images: Path | None = None) -> Iterator[Found]:
 def _open(datasets: Any, path: Path) -> Any:
     """One table, or several by name."""
     if path.is_dir():
-        saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
-        return datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path), streaming=True)
+        if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            _check_inside(path)
+            return datasets.load_from_disk(str(path))
+        return datasets.load_dataset(str(path), streaming=True)
     if path.suffix == ".arrow":
         return datasets.Dataset.from_file(str(path))
     if path.suffix == ".parquet":
         return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
     return datasets.load_dataset(str(path), streaming=True)
+
+
+def _check_inside(path: Path) -> None:
+    """Refuse a saved data set that names files outside of its folder; ValueError, or whatever a damaged one causes."""
+
+    def check(places: list[Path]) -> None:
+        for place in places:
+            if not place.resolve().is_relative_to(path.resolve()):
+                raise ValueError(f"it names {place}, which is outside of the folder")
+
+    parts = [path, *(path / name for name in _stated(path / "dataset_dict.json", "splits"))]
+    check(parts)
+    check([part / each["filename"] for part in parts for each in _stated(part / "state.json", "_data_files")])
+
+
+def _stated(file: Path, key: str) -> list[Any]:
+    """A list in a JSON file; empty without the file."""
+    stated: list[Any] = json.loads(file.read_bytes())[key] if file.is_file() else []
+    return stated
 
 
 def _rows(path: Path, table: Any) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,11 @@ MAX_TEXT = 100_000
 
 LETTERS = tuple(string.ascii_uppercase)
 
+FIELDS = frozenset(
+    {"question", "answer", "answers", "index", "options", "hint", "category", "l2-category", "split", *LETTERS}
+)
+"""What a row is made of, beside its picture."""
+
 
 def make_row(fields: Mapping[str, Any], place: str, number: int, picture: Picture) -> Row:
     """The row that fields tell of.

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vispco.data.readers.base import MAX_LINE, Broken, Found, Lines, Unusable
-from vispco.data.readers.fields import LETTERS, MAX_TEXT, is_number, make_row
+from vispco.data.readers.fields import FIELDS, MAX_TEXT, is_number, make_row
 from vispco.data.readers.pictures import Folder, from_base64, single
 from vispco.data.samples import Picture
 from vispco.errors import DataError
 
-COLUMNS = {"index", "question", "answer", "hint", "category", "l2-category", "split", *LETTERS}
+COLUMNS = FIELDS - {"answers", "options"}
 """Columns that a row is made of, beside those of its picture."""
 DIGITS = 64
 """Up to as many digits in ``image`` are the ``index`` of a row; an image is longer."""
