@@ -118,7 +118,7 @@ class Mutant:
 
     @property
     def line(self) -> int:
-        return vars(self.original)["lineno"]
+        return next(vars(node)["lineno"] for node in ast.walk(self.original) if "lineno" in vars(node))
 
     def __str__(self) -> str:
         before, after = (" ".join(ast.unparse(node).split()) for node in (self.original, self.replacement))
