@@ -58,9 +58,9 @@ AREAS = {
         for name in ("indicators", "intervals", "points", "ranks")
     },
     "engine": {
-        "vispco/engine/gathering.py": CUTS,
+        "vispco/engine/gathering.py": [*CUTS, "tests/engine/test_backends.py"],
         "vispco/engine/cache.py": CUTS,
-        "vispco/engine/running.py": CUTS,
+        "vispco/engine/running.py": [*CUTS, "tests/engine/test_training.py", "tests/engine/test_checkpointing.py"],
         "vispco/engine/prefill.py": [*CUTS, "tests/engine/test_signals.py", "tests/engine/test_layout.py"],
         "vispco/engine/pruning.py": [*CUTS, "tests/engine/test_no_trace.py", "tests/engine/test_refusals.py"],
         "vispco/selectors/ranking.py": ["tests/selectors/test_conformance.py", "tests/engine/test_prefill.py"],
