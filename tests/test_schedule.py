@@ -1,5 +1,6 @@
 """Ratios become counts as on paper: half up, once, against the original number of tokens."""
 
+import random
 from decimal import ROUND_HALF_UP, Decimal
 
 import pytest
@@ -48,6 +49,20 @@ def test_counts_as_on_paper(values, total, floor):
     assert counts.tolist() == [on_paper(value, total, floor) for value in values]
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_ten_thousand_counts_as_on_paper(seed):
+    """A thousand cases per seed: ratios of one to eight decimal places, as people and programs write them."""
+    draw = random.Random(seed)
+    for total in draw.sample(range(1, 10_000), 50):
+        floor = draw.randint(1, 4)
+        places = [draw.randint(1, 8) for _ in range(20)]
+        values = sorted(Decimal(draw.randint(0, 10**number)).scaleb(-number) for number in places)
+        counts = keep_counts([float(value) for value in values], total, floor).tolist()
+        assert counts == [on_paper(value, total, floor) for value in values], f"N = {total}, floor = {floor}"
+        assert counts == sorted(counts), "more generous ratios keep no less"
+        assert all(count >= 1 for value, count in zip(values, counts, strict=True) if value > 0)
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.sampled_from([5, 10, 16, 25, 64, 100, 125, 256, 640, 1000, 2500, 4000]), st.data())
 def test_every_half_goes_up(total, data):
@@ -93,6 +108,7 @@ def test_shapes():
     assert counts.shape == (3, 2, 5, 3)
     assert counts.dtype == torch.int64
     assert torch.equal(counts[2, 1, :, 1], keep_counts(many[2, 1], 20))
+    assert keep_counts([0.5], torch.tensor([10, 20], dtype=torch.int32)).dtype == torch.int64
 
 
 def test_cut_layers():
@@ -107,6 +123,7 @@ def test_check_keep_returns_plain_floats():
     assert checked == (1.0, 0.5, 0.0)
     assert [type(ratio) for ratio in checked] == [float] * 3
     assert check_keep((0.5, 0.5), layers=2) == (0.5, 0.5)
+    assert str(check_keep([-0.0])) == "(0.0,)", "equal schedules print alike"
 
 
 @pytest.mark.parametrize(

@@ -70,5 +70,4 @@ def keep_counts(
 
 def cut_layers(counts: Tensor) -> list[int]:
     """Layers at whose input tokens are dropped, for counts of shape (layers, batch) or (layers,)."""
-    table = counts if counts.dim() == 2 else counts[:, None]
-    return [layer for layer in range(1, len(table)) if bool((table[layer] < table[layer - 1]).any())]
+    return [layer for layer in range(1, len(counts)) if bool((counts[layer] < counts[layer - 1]).any())]

@@ -86,6 +86,19 @@ def test_selection_is_paid_in_the_layer_before_every_cut():
     assert count_flops(SMALL, 7, 2, [1.0, 0.9, 0.8, 0.76], selection=2).selection == 0, "nothing rounds away"
 
 
+def test_a_cut_is_told_how_many_streams_a_merge_has_to_put_together():
+    """The hidden state, and what the vision tower (DeepStack) still adds to this layer's input or later ones."""
+    config = SimpleNamespace(
+        get_text_config=lambda: SMALL, vision_config=SimpleNamespace(deepstack_visual_indexes=[3, 5])
+    )
+    told = []
+    keep = [0.9, 0.7, 0.5, 0.25]
+    count_flops(config, 7, 100, keep, lambda cut: told.append(cut) or 0.0, question=3)
+    assert [cut.streams for cut in told] == [3, 2, 1, 1]
+    assert [(cut.visual, cut.kept) for cut in told] == [(100, 90), (90, 70), (70, 50), (50, 25)]
+    assert [(cut.tokens, cut.question) for cut in told] == [(107, 3), (97, 3), (77, 3), (57, 3)]
+
+
 def test_sizes_with_defaults():
     text = SimpleNamespace(
         num_hidden_layers=2, hidden_size=64, num_attention_heads=4, intermediate_size=128, vocab_size=10,

@@ -1,6 +1,7 @@
 """Predicted times are sums of the table's parts, the soft cost follows the exact one, and bad tables are refused."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -257,6 +258,7 @@ def test_a_table_survives_its_file_byte_by_byte(tmp_path):
     assert loaded == table()
     assert loaded.to_json() == path.read_text() == table().to_json()
     assert loaded.digest == table().digest
+    assert re.fullmatch("[0-9a-f]{12}", loaded.digest)
     assert [entry.name for entry in tmp_path.iterdir()] == ["table.json"]
 
 
@@ -340,6 +342,13 @@ def test_curves_are_straight_between_their_points():
     found = Curve(tokens=(2.0, 4.0, 8.0), seconds=(1.0, 2.0, 2.0))
     at = torch.tensor([2.0, 3.0, 4.0, 6.0, 8.0], dtype=torch.float64)
     assert found(at).tolist() == [1.0, 1.5, 2.0, 2.0, 2.0]
+
+
+def test_a_curve_has_at_its_points_the_slope_of_what_more_tokens_cost():
+    found = Curve(tokens=(2.0, 4.0, 8.0), seconds=(1.0, 2.0, 6.0))
+    at = torch.tensor([2.0, 4.0, 5.0, 8.0], dtype=torch.float64, requires_grad=True)
+    found(at).sum().backward()
+    assert at.grad.tolist() == [0.5, 1.0, 1.0, 1.0]
 
 
 def test_a_curve_of_one_point_is_flat():

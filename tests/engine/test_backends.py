@@ -33,6 +33,30 @@ def test_eager_and_sdpa_agree_on_given_tokens(name):
     case.check_close(ours[rows], theirs[rows], "backends differ")
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if len(model.backends) > 1])
+def test_backends_choose_alike_where_scores_are_clear(name):
+    """A choice is discrete: it may differ between backends only where scores are as good as equal."""
+    case, eager = (Case(MODELS[name], FASTV, backend) for backend in ("sdpa", "eager"))
+    maps = eager.net(**eager.inputs, output_attentions=True).attentions
+    last, chosen, agreed = case.inputs["input_ids"].shape[1] - 1, 0, 0
+    for layer in range(1, case.layers):
+        keep = [1.0] * layer + [0.5] * (case.layers - layer)
+        kept = []
+        for cell in (case, eager):
+            with prune(cell.net, cell.config(keep)) as pruned:
+                cell.net(**cell.inputs)
+            kept.append(pruned.kept[layer])
+        row = maps[layer - 1][:, :, last].float().mean(dim=1)
+        for sample, (ours, theirs) in enumerate(zip(*kept, strict=True)):
+            scores = row[sample][case.visual[sample]]
+            ours, theirs = ours[: len(scores)], theirs[: len(scores)]
+            chosen, agreed = chosen + int(ours.sum()), agreed + int((ours & theirs).sum())
+            apart = scores[ours != theirs]
+            assert len(apart) == 0 or apart.max() - apart.min() < 1e-6, f"layer {layer}, sample {sample}"
+    assert agreed >= 0.99 * chosen > 0
+
+
 @pytest.fixture
 def flash(monkeypatch):
     """A stand-in for a flash kernel: takes padding masks (batch, keys), gets order from tokens alone, counts calls."""

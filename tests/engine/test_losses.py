@@ -55,6 +55,26 @@ def test_they_equal_one_graph_of_everything(case, monkeypatch, options, part):
     assert (parts[1][:, 1:] != 0).all()
 
 
+def test_four_micro_batches_equal_one_batch(case):
+    """Gradients of a mean over samples add up, whoever runs beside whom."""
+    replay, captured = case
+
+    def slope(captured):
+        ratios = torch.tensor(KEEPS, requires_grad=True)
+        rows = captured.query[:, None]
+        with observed_attention(replay.family):
+            found = relaxed_losses(
+                replay, captured, ratios, rows, lambda _, logits: logits.square().mean(dim=(1, 2)), temperature=0.1
+            )
+        return torch.autograd.grad(found.sum() / 4, ratios)[0]
+
+    whole = slope(captured)
+    parts = [slope(captured.select(torch.tensor([sample]))) for sample in range(4)]
+    assert whole.abs().max() > 1e-2
+    assert len(parts) == len(captured.hidden)
+    torch.testing.assert_close(sum(parts), whole, atol=1e-6, rtol=1e-5)
+
+
 def test_layers_before_the_own_first_cut_have_no_slope_and_the_others_the_same(case, monkeypatch):
     at_once = slopes(case, at_once=True)
     monkeypatch.setattr("vispco.engine.replay.WHOLE", 0.0)

@@ -191,6 +191,20 @@ def test_a_violation_of_another_shape_is_refused(constraints, shape):
 
 
 @pytest.mark.parametrize(
+    "option", [{"penalty": 5.0, "cap": 5.0}, {"growth": 1.0}, {"tolerance": 1.0}, {"damping": 1.0}, {"resolution": 0.0}]
+)
+def test_the_ends_of_ranges_are_legal(option):
+    AugmentedLagrangian(1, **option)
+
+
+def test_a_penalty_that_grows_doubles_unless_told_otherwise():
+    lagrangian = AugmentedLagrangian(1)
+    for _ in range(2):
+        lagrangian.update(torch.ones(1))
+    assert lagrangian.rho.tolist() == [2.0]
+
+
+@pytest.mark.parametrize(
     ("option", "legal"),
     [
         ({"penalty": 0.0}, "above 0 and up to cap = 1000"),
@@ -199,6 +213,7 @@ def test_a_violation_of_another_shape_is_refused(constraints, shape):
         ({"tolerance": 0.0}, "above 0 and up to 1"),
         ({"tolerance": 1.1}, "above 0 and up to 1"),
         ({"damping": 0.0}, "above 0 and up to 1"),
+        ({"damping": 1.5}, "above 0 and up to 1"),
         ({"damping": float("nan")}, "above 0 and up to 1"),
         ({"resolution": -1.0}, "at least 0"),
     ],

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from itertools import combinations
 from types import SimpleNamespace
 
+import moocore
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from vispco.engine import load_checkpoint, observed_attention
 from vispco.errors import ConfigError
 from vispco.evaluation import Evaluator, Ledger, Quality
 from vispco.kernels import make_kernel
-from vispco.search import LearnedSearch, LearnedSettings, fit_to_budget
+from vispco.search import LearnedSearch, LearnedSettings, fit_to_budget, monotone_schedules
 from vispco.search import learned as module
 from vispco.selectors import Knob, make_selector
 from vispco.state import State
@@ -28,7 +29,8 @@ BUDGETS = (0.8, 0.6, 0.5)
 
 def toy_loss(ratios, alpha=0.7):
     """Loss of schedules (..., layers): what layers would have read, weighted, convex in the ratios; best at 0.7."""
-    return (WEIGHTS * (1 - ratios.double()) ** 2).sum(dim=-1) * (1 + (torch.as_tensor(alpha) - 0.7) ** 2)
+    weights = WEIGHTS[: ratios.shape[-1]]
+    return (weights * (1 - ratios.double()) ** 2).sum(dim=-1) * (1 + (torch.as_tensor(alpha) - 0.7) ** 2)
 
 
 class ToySearch(LearnedSearch):
@@ -45,7 +47,12 @@ class ToySearch(LearnedSearch):
 @pytest.fixture
 def toy(monkeypatch):
     monkeypatch.setattr(module, "observed_attention", lambda family: nullcontext())
-    config = build_tiny_llava(layers=LAYERS).config
+    return make_toy(LAYERS)
+
+
+def make_toy(layers):
+    """An evaluator of the landscape, and the FLOPs of a model of so many layers."""
+    config = build_tiny_llava(layers=layers).config
     cost = FlopCost(config, [(10, 100)])
 
     def under(name, params):
@@ -56,7 +63,7 @@ def toy(monkeypatch):
         return SimpleNamespace(
             evaluate=evaluate,
             share=under,
-            replay=SimpleNamespace(layers=LAYERS, family=None),
+            replay=SimpleNamespace(layers=layers, family=None),
             state=State(),
             model=None,
             ledger=Ledger(),
@@ -73,11 +80,12 @@ def predictor(request):
     return request.param
 
 
-def make(toy, steps=2, report=None, steps_of_gradient=120, **options):
+def make(toy, steps=2, report=None, steps_of_gradient=120, budgets=BUDGETS, **options):
     settings = LearnedSettings(
         **{"steps": steps_of_gradient, "probe_ratios": (0.5, 0.1), "predictor": False, "anchors": 3, **options}
     )
-    return ToySearch(*toy, make_kernel("multistep", LAYERS, steps), BUDGETS, settings, report=report)
+    kernel = make_kernel("multistep", toy[0].replay.layers, steps)
+    return ToySearch(*toy, kernel, budgets, settings, report=report)
 
 
 def select(search, rows, owner):
@@ -106,6 +114,19 @@ def test_it_reaches_the_known_optimum(toy, predictor):
     assert [result.budget for result in results] == list(BUDGETS)
     for result in results:
         assert loss_of(result) <= 1.1 * best_two_cuts(toy[1], result.budget)
+
+
+def test_its_frontier_has_the_hypervolume_of_brute_force(toy, predictor):
+    """Four layers, five ratios: at the cost of every schedule of the front it finds one as good, or nearly so."""
+    evaluator, cost = make_toy(4)
+    schedules = np.array(monotone_schedules(4, (1.0, 0.75, 0.5, 0.25, 0.01)))
+    losses = [[cost.exact(keep), float(toy_loss(torch.tensor(keep)))] for keep in schedules.tolist()]
+    front = np.array([row for row, best in zip(losses, moocore.is_nondominated(losses), strict=True) if best])
+    assert len(front) > 8
+    results = make((evaluator, cost), steps=3, budgets=tuple(front[:, 0]), predictor=predictor).run()
+    found = [[cost.exact(result.schedule), loss_of(result)] for result in results]
+    worst = (1.0, float(front[:, 1].max()) * 1.01)
+    assert moocore.hypervolume(found, ref=worst) >= 0.99 * moocore.hypervolume(front, ref=worst)
 
 
 def test_limits_on_other_costs_are_held_and_the_optimum_under_them_is_found(toy, predictor):

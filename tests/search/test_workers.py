@@ -1,6 +1,7 @@
 """Workers that share a study: every trial is told once or has failed, whoever dies, and the total is right."""
 
 import collections
+import itertools
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
+from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.trial import TrialState
 from studying import make_search, measure, wait_for, work
 
@@ -71,6 +73,49 @@ def test_four_workers_one_killed(tmp_path):
     assert [trial.number for trial in told] == sorted(complete)
     assert all(trial.measured == measure(trial.number, trial.proposal) for trial in told)
     assert len(late.study.trials) == len(states)
+
+
+def die_while_writing(where, number, told):
+    """A worker that stops for ever in the middle of its write number ``number``: it holds the journal's lock."""
+    release = JournalFileSymlinkLock.release
+    writes = itertools.count(1)
+
+    def hang(lock):
+        if next(writes) == number:
+            told.set()
+            time.sleep(1000)
+        release(lock)
+
+    JournalFileSymlinkLock.release = hang
+    make_search(where=where, trials=TRIALS).run(measure)
+
+
+@pytest.mark.parametrize("number", [3, 12, 40])
+def test_one_is_killed_while_it_holds_the_lock(number, tmp_path, monkeypatch):
+    monkeypatch.setattr("vispco.search.studies.LOCK_GRACE", 2)
+    where, told = str(tmp_path / "study.log"), forked.Event()
+    killed = forked.Process(target=die_while_writing, args=(where, number, told), daemon=True)
+    killed.start()
+    assert told.wait(60)
+    logs = [tmp_path / f"{index}.txt" for index in range(3)]
+    (tmp_path / "go").touch()
+    others = [
+        forked.Process(target=work, args=(where, str(log), TRIALS, -1), kwargs={"grace": 5.0}, daemon=True)
+        for log in logs
+    ]
+    for process in others:
+        process.start()
+    os.kill(killed.pid, signal.SIGKILL)
+    for process in [killed, *others]:
+        process.join(120)
+    assert [process.exitcode for process in [killed, *others]] == [-signal.SIGKILL, 0, 0, 0]
+    told_of = make_search(where=where, trials=TRIALS).run(None)
+    assert len(told_of) == TRIALS
+    assert all(trial.measured == measure(trial.number, trial.proposal) for trial in told_of)
+    study = optuna.load_study(study_name="shared", storage=open_storage(where))
+    assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.FAIL}
+    proposals = [tuple(trial.params.values()) for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert len(set(proposals)) == TRIALS
 
 
 def test_all_killed_and_resumed(tmp_path):
