@@ -3,6 +3,7 @@
 #   make demo         search on the embedded model and write a report
 #   make test         run the tests
 #   make test-matrix  run the engine's tests on old and new transformers, each in an environment of its own
+#   make soak         for hours: kill searches, fuzz readers, break the product on purpose
 #   make docs         build the documentation site in site/
 #   make lint         style, types and the floors of the house
 #   make clean        remove environments, build products and caches; runs/ stays
@@ -23,7 +24,7 @@ MATRIX_TESTS := tests/engine tests/testing tests/evaluation tests/selectors
 # Threads that wait for work sleep instead of spinning: on shared cores spinning costs more than waking up.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test test-matrix docs lint clean
+.PHONY: demo test test-matrix soak docs lint clean
 
 # The demo starts from nothing: the runs/demo of an earlier call is removed, because a search does not write into a
 # finished run. Other runs are not touched.
@@ -47,6 +48,14 @@ test-matrix: $(TRANSFORMERS:%=.venv-%/.ready)
 		.venv-$$version/bin/python -m pytest --quiet $(MATRIX_TESTS) >$$log 2>&1 || { status=1; cat $$log; }; \
 		echo "transformers $$version: $$(tail -n 1 $$log)"; \
 	done; exit $$status
+
+# Searches killed at random moments and steps of writing, a million damaged inputs, faults that tests have to notice.
+soak: export OMP_NUM_THREADS = 1
+soak: $(READY)
+	$(BIN)/python tests/killing.py --kills 200
+	$(BIN)/python tests/fuzzing.py --inputs 1000000
+	$(BIN)/python tests/redden.py
+	$(BIN)/python tests/mutation.py schedule cost lagrangian frontier engine
 
 # A link that leads nowhere or a page without a place in the navigation fails. The variable silences an advertisement.
 docs: $(READY)
