@@ -1,5 +1,6 @@
 """Damaged files: what is made of good ones, byte by byte and value by value."""
 
+import copy
 import json
 
 TOKENS = (
@@ -130,7 +131,7 @@ def _odd(random, value):
     if isinstance(value, str) and value and random.random() < 0.4:
         at = random.randrange(len(value))
         return value[:at] + random.choice(TOKENS).decode("utf-8", "replace") + value[at + random.randrange(2) :]
-    return random.choice((*ODD, *RAW))
+    return copy.deepcopy(random.choice((*ODD, *RAW)))  # it is changed where it stands
 
 
 def _text(random, value):
