@@ -78,6 +78,12 @@ def test_what_export_says_is_one_printable_line(run, capsys):
     assert main(["export", str(run), "--budget", "0.5", "-o", str(run / "best.json")]) == 0
     assert capsys.readouterr().out[:-1].isprintable()
     assert PruningConfig.load(run / "best.json").provenance["cost"] == ODD
+    changed(run, lambda record: record["configs"][0].update(selector=ODD))
+    words = ("--project-to-input", "random", "-o", str(run / "best.json"))
+    assert main(["export", str(run), "--budget", "0.5", *words]) == 0
+    said = capsys.readouterr().out[:-1]
+    assert said.isprintable()
+    assert "[/bold] [red]\\x1b[2J" in said
 
 
 # --- settings of runs ------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from tables import encoded, picture, write_tsv
 from vispco.cli import main
 from vispco.cli.loading import load_both, load_report, source_of
 from vispco.cli.overrides import parse_overrides
+from vispco.data import samples
 from vispco.engine import load_checkpoint
 from vispco.errors import ConfigError, DataError
 
@@ -85,7 +86,7 @@ def test_pictures_of_both_splits(tmp_path, capsys):
         load_both(settings(table), None, None)
 
 
-def test_tokens_are_counted_by_the_model(tmp_path):
+def test_tokens_are_counted_by_the_model(tmp_path, monkeypatch):
     model, processor = load_checkpoint("micro-qwen2.5-vl")
     processor.image_processor.size = {"shortest_edge": 400, "longest_edge": 40_000}  # no picture is made 80 x 80
     rows = [(str(n), encoded((40, 40) if n else (120, 120)), f"{split} {n}", "a", split, "c")
@@ -95,6 +96,9 @@ def test_tokens_are_counted_by_the_model(tmp_path):
     assert (sizes.count(40), sizes.count(120)) == (3, 3)
     rows[0] = ("0", encoded((3, 999)), *rows[0][2:])
     write_tsv(tmp_path / "t.tsv", *rows, header=HEADER)
+    with pytest.raises(DataError, match=r"t\.tsv, line 2: image of 3 x 999 pixels is longer than 200 times"):
+        load_both(data, model, processor)
+    monkeypatch.setattr(samples, "MAX_ASPECT", 999)
     with pytest.raises(DataError, match=r"t\.tsv, line 2: absolute aspect ratio must be smaller than 200"):
         load_both(data, model, processor)
 
