@@ -36,6 +36,7 @@ import pytest
 from hypothesis import Phase, settings
 
 ROOT = Path(__file__).parents[1]
+SCRATCH = tempfile.TemporaryDirectory(prefix="mutation-")
 COSTS = ["tests/cost/test_flops.py", "tests/cost/test_limits.py"]
 CUTS = [f"tests/engine/test_{name}.py" for name in ("prefill", "cache", "pruning", "generation", "merging", "relaxed")]
 TIMES = ["tests/cost/test_latency.py"]
@@ -225,8 +226,9 @@ def run_tests(tests: list[str], module: str | None = None, code: str | None = No
     unshrunk = [Phase.explicit, Phase.generate]  # that there is a failure is enough
     settings.register_profile("unshrunk", derandomize=True, database=None, deadline=None, phases=unshrunk)
     options = ["-x", "-q", "-m", "not slow and not gpu", "--timeout=0", "--hypothesis-profile=unshrunk"]
-    plugins = ["-p", "no:cacheprovider", "-p", "no:xdist", "-o", "tmp_path_retention_policy=none"]
-    return int(pytest.main([*options, *plugins, *tests]))
+    # Folders of its own: of those that sessions share by default, each removes older ones.
+    apart = ["-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={SCRATCH.name}/{os.getpid()}"]
+    return int(pytest.main([*options, *apart, *tests]))
 
 
 def start(tests: list[str], module: str | None = None, code: str | None = None) -> int:

@@ -158,14 +158,14 @@ both_kinds = pytest.mark.parametrize(("kind", "options"), KINDS, ids=["latency",
 
 @both_kinds
 def test_soft_is_exact_where_nothing_is_dropped(kind, options):
-    whole = cost([(6, 16), (4, 20)], kind=kind, **options)
+    whole = cost([(6, 16), (4, 20), (4, 16)], kind=kind, **options)
     assert whole.soft(torch.ones(4)).item() == pytest.approx(1.0, abs=1e-12)
 
 
 @both_kinds
 @pytest.mark.parametrize("keep", [KEEP, (0.5,) * 4, (1.0, 0.875, 0.75, 0.5), (1.0, 1.0, 1.0, 0.0)])
 def test_soft_is_nearly_exact_where_cuts_drop_a_tenth_or_more(kind, options, keep):
-    some = cost([(6, 16), (4, 16)], kind=kind, **options)
+    some = cost([(6, 16), (4, 16), (5, 16)], kind=kind, **options)
     assert some.soft(torch.tensor(keep)).item() == pytest.approx(some.exact(keep), rel=7e-3)
 
 

@@ -144,6 +144,16 @@ def test_bad_numbers_are_refused_by_name(build, make_point, which):
         calls([*good, make_point(dtype="bfloat16")])[which]()
 
 
+def test_costs_of_another_basis_are_refused_by_name(make_point):
+    first, second, third = (
+        make_point(name=name, basis={"flops": table}) for name, table in (("a", "one"), ("b", "one"), ("c", "other"))
+    )
+    for points in ([first, second, third], [first, third, second]):
+        with pytest.raises(DataError, match="is of one in 'a' and of other in 'c', which do not compare"):
+            pareto_front(points)
+    assert pareto_front([first, second]) == [first]
+
+
 def test_other_keys_are_used(make_point):
     points = [
         make_point(0.1, 0.9, name="a", costs={"flops": 0.1, "kv": 0.9}, quality={"score": 0.9, "vqa": 0.1}),

@@ -152,6 +152,8 @@ def test_pictures_are_drawn_whole():
 def test_one_cluster_each_changes_nothing():
     values = np.random.default_rng(RNG_SEED).random(40)
     assert bootstrap_mean(values, clusters=np.arange(40)) == pytest.approx(bootstrap_mean(values))
+    ratio = paired_ratio(values, values + 1)
+    assert paired_ratio(values, values + 1, clusters=np.arange(40)) == pytest.approx(ratio)
 
 
 def test_dependent_questions_are_less_evidence():
@@ -194,6 +196,7 @@ def test_ratio_of_means():
 def test_nothing_to_take_a_fraction_of():
     assert paired_ratio([1.0, 0.0], [0.0, 0.0]) is None
     assert paired_ratio([1.0, 0.0], [0.0, 1.0]) is None, "some draws have the first sample alone"
+    assert paired_ratio([0.0, 1.0], [1.0, 1.0]) == (0.5, 0.0, 1.0), "a fraction of 0 is one"
 
 
 @pytest.mark.parametrize("labels", [[1], [[1, 2]], []])

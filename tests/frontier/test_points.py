@@ -46,6 +46,11 @@ def test_refuses_field(make_point, change, field):
     assert [".".join(map(str, error["loc"])) for error in caught.value.errors()] == [field]
 
 
+def test_one_sample_and_the_whole_budget_are_legal(make_point):
+    point = make_point(samples=1, budget=1.0)
+    assert (point.samples, point.budget) == (1, 1.0)
+
+
 def test_point_is_frozen(make_point):
     with pytest.raises(ValidationError, match="frozen"):
         make_point().seed = 3
