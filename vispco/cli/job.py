@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from vispco import parallel
+from vispco.cli.cells import cell
 from vispco.cli.finding import Finder, Found, progress_bar
 from vispco.cli.loading import Loaded, load_both, source_of
 from vispco.cli.official import check_scorable, judge_of, official_of
@@ -138,7 +139,7 @@ class SearchJob:
         ]
         self.state.begin(facts_of(settings, model, *provenances))
         if self.state.resumed:
-            self.console.print(f"{self.folder}: goes on with what was found before", highlight=False, soft_wrap=True)
+            self.console.print(cell(f"{self.folder}: goes on with what was found before"), soft_wrap=True)
         table = self._table(model, processor, [*searching, *reporting])
         cache = TeacherCache(limit=int(data.cache_gib * 2**30), say=self._say) if data.cache_gib else None
         evaluator_on = partial(

@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 import vispco
 from vispco import parallel
+from vispco.cli.cells import cell
 from vispco.cli.job import Outcome, SearchJob
 from vispco.cli.launching import FOLDER, in_background, one_line, waiting
 from vispco.cli.overrides import config_folder
@@ -181,7 +182,7 @@ def _write(folder: RunFolder, settings: RunSettings, outcome: Outcome, tracker: 
 
 
 def _print(folder: RunFolder, outcome: Outcome) -> None:
-    table = Table(title=f"{outcome.card.name}: unpruned accuracy {outcome.unpruned.quality['score']:.3f}")
+    table = Table(title=cell(f"{outcome.card.name}: unpruned accuracy {outcome.unpruned.quality['score']:.3f}"))
     cost = COST_NAMES[outcome.cost]
     for heading in ("budget", "schedule, % kept per layer", "accuracy", cost, "best grid", "regret [95 %]"):
         table.add_column(heading, justify="right" if heading != "schedule, % kept per layer" else "left")
@@ -195,4 +196,4 @@ def _print(folder: RunFolder, outcome: Outcome) -> None:
     console.print(table)
     for name, value in summary(outcome).items():
         console.print(f"{name}: {value:.4f}", highlight=False)
-    console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+    console.print(cell(f"run folder: {folder.path}"), soft_wrap=True)

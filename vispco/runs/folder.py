@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from vispco.disk import replace_file
 from vispco.errors import RunError
 from vispco.frontier import Point, append_points
+from vispco.runs.composed import read_composed
 
 STATE = "state"
 """Folder in it of what an unfinished run has found out."""
@@ -71,8 +72,8 @@ class RunFolder:
     def _check(self, config: str) -> None:
         """Refuse another configuration than that of the run that is here; how progress is shown does not matter."""
         try:
-            theirs = _leaves(OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml")))
-        except Exception:  # of the file system, of YAML, of OmegaConf
+            theirs = _leaves(read_composed(self.path / "config.yaml"))
+        except RunError:
             raise RunError(
                 f"{self.path} holds a run already, and its config.yaml cannot be read; choose another hydra.run.dir or "
                 "remove it"

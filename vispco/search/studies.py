@@ -87,7 +87,7 @@ def _open_journal(where: str, alone: bool) -> JournalStorage:
         return JournalStorage(backend)
     except OSError as error:
         raise _unusable(where, error, "choose a file that can be written") from None
-    except (ValueError, LookupError, AttributeError, TypeError) as error:
+    except Exception as error:  # whatever Optuna meets in a journal that it believes
         raise _unusable(where, error, "it is no journal of Optuna, or a damaged one; choose another file") from None
 
 
@@ -170,6 +170,8 @@ def _check(study: optuna.Study, ours: Mapping[str, JsonValue]) -> None:
                 "what the study is about; choose another name (study=...)"
             )
         time.sleep(0.05)
+    if not isinstance(theirs, dict):
+        raise ConfigError(f"study {study.study_name!r} is damaged: its identity is {theirs!r}; choose another name")
     for field in [*ours, *(field for field in theirs if field not in ours)]:
         if theirs.get(field) != ours.get(field):
             raise ConfigError(
