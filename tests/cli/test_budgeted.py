@@ -71,8 +71,8 @@ BAD = {
         ["budget 0.3 is below 0.5", "[1.0, 0.5]", "smaller ratio"],
     ),
     "ladder": (["search=sensitivity", "search.ladder=[1.0]"], ["ladder [1.0] needs a ratio below 1"]),
-    "ratio": (["search=sensitivity", "search.ladder=[0.5,2]"], ["search.sensitivity.ladder.1", "2"]),
-    "gamma": (["search=autoprune", "search.gamma=-1"], ["search.autoprune.gamma", "-1"]),
+    "ratio": (["search=sensitivity", "search.ladder=[0.5,2]"], ["search.ladder.1", "2"]),
+    "gamma": (["search=autoprune", "search.gamma=-1"], ["search.gamma", "-1"]),
 }
 
 

@@ -96,7 +96,7 @@ BAD = {
         ["search=vtw", "search.eta=[0.7]", "budget.values=[0.3]"],
         ["search=vtw", "[0.3]", "cheapest costs 0.883"],
     ),
-    "eta": (["search=vtw", "search.eta=[0]"], ["search.vtw.eta.0"]),
+    "eta": (["search=vtw", "search.eta=[0]"], ["search.eta.0"]),
     "bracket": (["search=fitprune", "search.bracket=0"], ["bracket"]),
 }
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Gemma3TextConfig, LlamaConfig
 
-from vispco.cost import FlopCost, KvCost, PeakCost, Workload, check_cost, make_cost, make_costs
+from vispco.cost import DecodeFlopCost, FlopCost, KvCost, PeakCost, Workload, check_cost, make_cost, make_costs
 from vispco.errors import BudgetError, ConfigError
 from vispco.search.space import fit_to_budget
 from vispco.search.starts import stretch
@@ -111,6 +111,15 @@ def test_costs_by_name():
     for name in ("latency", "generation"):
         with pytest.raises(ConfigError, match="time cannot be counted; make a table with `vispco profile`"):
             make_cost(name, work)
+
+
+def test_costs_by_name_are_told_all_they_depend_on():
+    keep = (1.0, 0.7, 0.5, 0.2)
+    costs = make_costs(Workload(MODEL, SAMPLES, torch.bfloat16, selection=3, new_tokens=5))
+    assert costs["flops"].amount(keep) == FlopCost(MODEL, SAMPLES, 3).amount(keep)
+    assert costs["decode_flops"].amount(keep) == DecodeFlopCost(MODEL, SAMPLES, 5).amount(keep)
+    assert costs["kv"].amount(keep) == KvCost(MODEL, SAMPLES, torch.bfloat16).amount(keep)
+    assert costs["peak"].amount(keep) == PeakCost(MODEL, SAMPLES, torch.bfloat16).amount(keep)
 
 
 @pytest.mark.parametrize("kind", [KvCost, PeakCost])

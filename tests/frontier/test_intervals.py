@@ -50,7 +50,7 @@ def test_deterministic_by_seed_and_input_kept():
     assert (values == before).all()
 
 
-@pytest.mark.parametrize("block", [1, 100, 8000])
+@pytest.mark.parametrize("block", [1, 100, 1600, 8000])
 def test_block_size_bounds_memory_and_changes_nothing(monkeypatch, block):
     """Blocks of less than one, of a few and of all resamples give the same interval."""
     values = np.random.default_rng(RNG_SEED).random(40)
@@ -98,7 +98,7 @@ def test_pairing_is_tighter_when_samples_correlate():
 def test_paired_difference_passes_its_settings_on():
     rng = np.random.default_rng(RNG_SEED)
     a, b = rng.random(30), rng.random(30)
-    settings = {"resamples": 50, "level": 0.6, "seed": 4}
+    settings = {"resamples": 50, "level": 0.6, "seed": 4, "clusters": np.arange(30) // 3}
     assert paired_difference(a, b, **settings) == bootstrap_mean(a - b, **settings)
     swapped = paired_difference(b, a, **settings)
     assert (-swapped.value, -swapped.high, -swapped.low) == pytest.approx(paired_difference(a, b, **settings))

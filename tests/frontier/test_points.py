@@ -182,6 +182,8 @@ def test_comparable_names_field_and_both_values(make_point, field):
     other = make_point(name="third", **{field: "there"})
     with pytest.raises(DataError, match=f"{field} is 'here' in 'first' and 'there' in 'third'; choose .* one {field}"):
         comparable([mine, mine, other])
+    with pytest.raises(DataError, match=f"{field} is 'here' in 'first' and 'there' in 'third'"):
+        comparable([mine, other])
 
 
 def test_comparable_accepts_what_may_differ(make_point):

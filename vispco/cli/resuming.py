@@ -8,22 +8,21 @@ from typing import Any
 
 import vispco
 from vispco.evaluation import Provenance
-from vispco.evaluation.cache import model_origin
+from vispco.evaluation.cache import model_facts
 from vispco.runs import RunSettings
-
-MACHINE = ("layout", "device")
-"""What a model's origin says besides: a search may go on elsewhere, where results are the same up to rounding."""
 
 SETTINGS = ("selector", "kernel", "cost", "budget", "search", "baseline", "seed")
 
 
 def facts_of(settings: RunSettings, model: Any, searching: Provenance, reporting: Provenance) -> dict[str, str]:
-    """Names and values, as :meth:`vispco.state.State.begin` wants them."""
+    """Names and values, as :meth:`vispco.state.State.begin` wants them.
+
+    The machine is none of them: a search may go on elsewhere, where results are the same up to rounding.
+    """
     plain = settings.model_dump(mode="json")
-    origin = {name: value for name, value in model_origin(model).items() if name not in MACHINE}
     return {
         "vispco": f"{vispco.__version__}, code {_code()}",
-        **origin,
+        **model_facts(model),
         "dtype": searching.dtype,
         "prompt": searching.prompt,
         "data of the search split": searching.data,

@@ -137,18 +137,26 @@ def _read(path: Path, origin: Mapping[str, str]) -> Tensor | None:
 
 def model_origin(model: Any) -> dict[str, str]:
     """The part of an origin that all batches share."""
-    config = model.config
-    text, device = config.get_text_config(), device_of(model)
+    device = device_of(model)
     place = f"cpu {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return {
+        "layout": LAYOUT,
+        "device": place if device.type == "cpu" else torch.cuda.get_device_name(device),
+        **model_facts(model),
+    }
+
+
+def model_facts(model: Any) -> dict[str, str]:
+    """What a model's numbers depend on, up to the rounding of one machine or another."""
+    config = model.config
+    text = config.get_text_config()
     stated = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
     backends = [part._attn_implementation for part in (config, text, getattr(config, "vision_config", text))]
     return {
-        "layout": LAYOUT,
         "model": type(model).__name__,
         "configuration": _digest(json.dumps(stated, sort_keys=True, default=str).encode()),
         "weights": weights_digest(model),
         "attention": ", ".join(map(str, backends)),
-        "device": place if device.type == "cpu" else torch.cuda.get_device_name(device),
         "precision": torch.get_float32_matmul_precision(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
