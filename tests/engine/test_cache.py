@@ -61,6 +61,24 @@ def test_resetting_forgets_everything(layer):
     assert (layer.get_seq_length(), layer.slots) == (0, None)
 
 
+def test_what_left_the_window_cannot_be_gone_back_to():
+    cache = LogicalLayer(window=4)
+    cache.expect(None, False, 6)
+    cache.update(torch.zeros(1, 1, 6, 2), torch.zeros(1, 1, 6, 2))
+    with pytest.raises(RuntimeError, match="call activate_past_recording first"):
+        cache.crop(-1)
+
+
+def test_a_recorded_past_can_be_gone_back_to_and_is_forgotten_then():
+    cache = LogicalLayer(window=4)
+    cache.record_past = True
+    cache.expect(None, False, 6)
+    cache.update(torch.zeros(1, 1, 6, 2), torch.zeros(1, 1, 6, 2))
+    assert cache.keys.shape[-2] == 6
+    cache.crop(-1)
+    assert (cache.get_seq_length(), cache.keys.shape[-2]) == (5, 3)
+
+
 def test_without_slots_it_is_a_dynamic_layer():
     cache = LogicalLayer()
     cache.expect(None, False, 4)

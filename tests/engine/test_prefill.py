@@ -50,6 +50,14 @@ def test_a_cut_keeps_the_best_in_order_and_fills_on_the_left(prefill):
     assert full[1].tolist() == [0, 0, 9, 0, 11, 12, 13]
 
 
+def test_each_of_two_images_has_a_leader():
+    visual = torch.tensor([[0, 1, 1, 0, 1, 1, 0]], dtype=torch.bool)
+    scores = torch.tensor([[0.9, 0.8, 0.1, 0.2]])
+    prefill = Prefill(visual, torch.ones_like(visual), torch.tensor([6]), ByScore(scores), torch.tensor([0]))
+    ranks = prefill.ranks(prefill.inputs(1, torch.zeros(1, 7, 1), {}))
+    assert ranks.tolist() == [[0, 2, 3, 1]]
+
+
 def test_a_cut_that_drops_nothing_touches_nothing(prefill):
     hidden = torch.zeros(2, 7, 1)
     assert prefill.cut(1, torch.tensor([4, 3]), hidden, {}) is hidden

@@ -83,6 +83,26 @@ def test_logits_keep_the_callers_shape(tiny_llava, ragged_batch):
     assert torch.equal(plain, out.logits)
 
 
+def test_tuples_have_the_parts_of_the_stock_model(tiny_llava, ragged_batch):
+    inner = tiny_llava.model(**ragged_batch, return_dict=False)
+    with prune(tiny_llava, config(STAGED)):
+        pruned = tiny_llava.model(**ragged_batch, return_dict=False)
+    assert [type(part) for part in pruned] == [type(part) for part in inner]
+
+
+def test_random_choices_are_a_prompts_own(tiny_llava):
+    """Other words are other choices, though their places are the same; other pictures are not."""
+    one, other = (build_batch([(3, 5)], [1], seed=seed) for seed in (1, 2))
+    shown = {**one, "pixel_values": other["pixel_values"]}
+    kept = []
+    for batch in (one, other, shown):
+        with prune(tiny_llava, config(STAGED, "random")) as pruned:
+            tiny_llava(**batch)
+        kept.append(pruned.kept[-1])
+    assert not torch.equal(kept[0], kept[1])
+    assert torch.equal(kept[0], kept[2])
+
+
 def test_the_inner_model_may_be_called(tiny_llava, ragged_batch):
     with prune(tiny_llava, config(STAGED)):
         hidden = tiny_llava.model(**ragged_batch).last_hidden_state
@@ -97,7 +117,10 @@ def test_the_inner_model_may_be_called(tiny_llava, ragged_batch):
         ({"model": ModelCard(type="qwen2_vl", layers=4)}, "qwen2_vl"),
         ({"selector": "fastw"}, "fastv, .*random"),
         ({"selector_params": {"alpha": 1}}, "alpha"),
-        ({"keep": (0.5,) * 4}, "before layer 0.*choose a selector that needs no attention"),
+        (
+            {"keep": (0.7, 0.5, 0.5, 0.5)},
+            r"keep\[0\] = 0.7 drops tokens before layer 0.*choose a selector that needs no attention",
+        ),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(tiny_llava, bad, message):
