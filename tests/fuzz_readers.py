@@ -29,6 +29,7 @@ from vispco.evaluation import TeacherCache
 from vispco.frontier import append_points, hypervolume, pareto_front, read_points
 from vispco.report.series import group_series
 from vispco.search import open_storage, studies
+from vispco.search.journal import working
 from vispco.selectors import make_selector
 
 
@@ -158,8 +159,9 @@ def _journal_seeds():
 
 
 def _journal(folder):
-    study = studies.open_study(open_storage(str(folder / "study.log")), "s", {"model": "m", "samples": 3}, 2)
-    study.get_trials()
+    with working("study.log"):
+        study = studies.open_study(open_storage(str(folder / "study.log")), "s", {"model": "m", "samples": 3}, 2)
+        study.get_trials()
     for left in folder.glob("study.log.lock*"):
         raise AssertionError(f"{left.name} is left")
 

@@ -24,14 +24,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # torn lines are said, and Pi
 SEED = 20_261
 INPUTS = {"run, compared": 12, "run, exported": 50, "run, its settings": 40, "journal": 40, "predictor": 50}
 """Of readers that take milliseconds; 120 of the others."""
-OPEN = {"journal": "vispco.search.studies reads lines that are damaged in the middle of a journal through Optuna"}
 
 
-def marked(name):
-    return pytest.param(name, marks=[pytest.mark.xfail(reason=OPEN[name], strict=False)] if name in OPEN else [])
-
-
-@pytest.mark.parametrize("name", map(marked, READERS))
+@pytest.mark.parametrize("name", READERS)
 def test_damaged_files_are_read_or_refused(name):
     print(f"seed {SEED}")
     accepted, faults = fuzz(READERS[name], INPUTS.get(name, 120), SEED)

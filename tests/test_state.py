@@ -19,8 +19,18 @@ def begun(folder, **other):
     return state
 
 
+def keep_something(folder):
+    begun(folder).save("training", Snapshot(1, {}, {}))
+
+
 def bits(tensor):
     return tensor.view(torch.int64).tolist()
+
+
+def test_nothing_is_there_before_there_is_something_to_keep(tmp_path):
+    begun(tmp_path / "state")
+    assert not list(tmp_path.iterdir())
+    assert not begun(tmp_path / "state", data="other").resumed
 
 
 def test_work_is_done_once(tmp_path):
@@ -144,13 +154,14 @@ def test_results_of_another_size_or_search_count_for_nothing(tmp_path):
     begun(tmp_path / "a").work(["x"], [1], lambda unit: torch.zeros(1))
     assert begun(tmp_path / "a").work(["x"], [2], lambda unit: torch.ones(2))[0].tolist() == [1, 1]
     other = begun(tmp_path / "b", data="c")
+    (tmp_path / "b").mkdir()
     (tmp_path / "a" / "work").rename(tmp_path / "b" / "work")
     assert other.work(["x"], [2], lambda unit: torch.full((2,), 3.0))[0].tolist() == [3, 3]
 
 
 @pytest.mark.parametrize("name", FACTS)
 def test_another_search_is_refused_by_name(name, tmp_path):
-    begun(tmp_path)
+    keep_something(tmp_path)
     before = (tmp_path / "state.json").read_bytes()
     with pytest.raises(
         RunError, match=f"is of a search with {name} = '{FACTS[name]}' and not 'other'; go on with that"
@@ -161,13 +172,13 @@ def test_another_search_is_refused_by_name(name, tmp_path):
 
 
 def test_new_facts_are_refused_where_they_are_missing(tmp_path):
-    begun(tmp_path)
+    keep_something(tmp_path)
     with pytest.raises(RunError, match="with kernel = None and not 'step'"):
         begun(tmp_path, kernel="step")
 
 
 def test_another_layout_is_refused(tmp_path):
-    begun(tmp_path)
+    keep_something(tmp_path)
     stated = json.loads((tmp_path / "state.json").read_text())
     (tmp_path / "state.json").write_text(json.dumps({**stated, "layout": "0"}))
     with pytest.raises(RunError, match="with layout = '0' and not '1'"):

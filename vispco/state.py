@@ -63,10 +63,11 @@ class State:
 
     def __init__(self, folder: Path | None = None):
         self.folder, self.resumed = folder, False
+        self._facts: dict[str, str] = {}
         self._seal = ""
 
     def begin(self, facts: Mapping[str, str]) -> None:
-        """Take up what is here, or begin.
+        """Take up what is here; nothing is written before there is something to keep.
 
         Parameters
         ----------
@@ -78,7 +79,8 @@ class State:
         RunError
             If what is here depends on other facts, naming the first that differs; or cannot be read or written.
         """
-        self._seal = _digest(json.dumps(dict(facts), sort_keys=True).encode())
+        self._facts = dict(facts)
+        self._seal = _digest(json.dumps(self._facts, sort_keys=True).encode())
         if self.folder is None:
             return
         path = self.folder / FACTS
@@ -86,7 +88,6 @@ class State:
             stated = json.loads(path.read_text(encoding="utf-8"))
             layout, theirs = stated["layout"], dict(stated["facts"])
         except FileNotFoundError:
-            self._write(path, json.dumps({"layout": LAYOUT, "facts": dict(facts)}, indent=2, sort_keys=True).encode())
             return
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise RunError(f"{path}: cannot be read ({error}); remove {self.folder} to begin again") from None
@@ -186,8 +187,14 @@ class State:
             self._write(path, _pack(tensors, values, self._seal))
 
     def _write(self, path: Path, content: bytes) -> None:
+        """Write a file; the facts first, so that a search that was refused before has left nothing."""
+        assert self.folder is not None
+        facts = self.folder / FACTS
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if not facts.exists():
+                stated = {"layout": LAYOUT, "facts": self._facts}
+                replace_file(facts, json.dumps(stated, indent=2, sort_keys=True).encode())
             replace_file(path, content)
         except OSError as error:
             raise RunError(

@@ -31,6 +31,7 @@ from vispco.engine.losses import relaxed_losses
 from vispco.evaluation import Evaluator, Ledger, TeacherBatch
 from vispco.profiling import peak_bytes
 from vispco.selectors import make_selector
+from vispco.state import State
 
 FOLDER = Path(__file__).parent
 DTYPE = torch.bfloat16
@@ -99,9 +100,12 @@ class Bench:
             self.captured, self.rows, torch.zeros_like(self.rows), self.teacher, torch.zeros(len(self.rows))
         )
         evaluator = Evaluator.__new__(Evaluator)  # its own start wants a processor
-        evaluator.replay, evaluator.ledger, evaluator.batches = self.replay, Ledger(), [batch]
+        evaluator.model, evaluator.replay, evaluator.ledger = self.model, self.replay, Ledger()
+        evaluator.batches = [batch]
         evaluator.shape, evaluator.samples = DecoderShape.of(self.model.config), [None] * len(self.rows)
         evaluator._stops, evaluator.official = torch.tensor([2]), None
+        evaluator.state, evaluator._about = State(), ""
+        evaluator.selector_name, evaluator.selector_params = "", {}
         evaluator.evaluate([keep])
 
 

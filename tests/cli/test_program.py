@@ -422,7 +422,7 @@ def test_verbs(capsys):
     assert main([]) == 0
     assert "vispco search" in capsys.readouterr().out
     assert main(["serch"]) == 2
-    assert "search, compare, export, eval" in one_line(capsys)
+    assert "search, compare, export, reproduce, eval" in one_line(capsys)
 
 
 def test_the_console_script_runs_in_a_process_of_its_own(tmp_path):

@@ -62,6 +62,10 @@ REFUSED = {
 }
 
 
+BEFORE = (".lock", "config.yaml", "environment.json")
+"""Files of a run that has not begun."""
+
+
 @pytest.mark.parametrize("option", REFUSED)
 def test_a_refusal_is_said_once(option, tmp_path, capfd):
     sizes = [each for each in TINY if not each.startswith("search.")]
@@ -74,7 +78,7 @@ def test_a_refusal_is_said_once(option, tmp_path, capfd):
     (line,) = captured.err.strip().splitlines()
     assert line.startswith(f"vispco: {REFUSED[option]}")
     assert captured.out == ""
-    assert not [path for path in tmp_path.glob("**/*") if path.is_file() and path.name not in ("config.yaml", ".lock")]
+    assert not [path for path in tmp_path.glob("**/*") if path.is_file() and path.name not in BEFORE]
 
 
 def test_a_refusal_of_the_main_process_ends_the_others(tmp_path, capfd):

@@ -43,12 +43,14 @@ class WholeRecords(JournalFileBackend):
         Raises
         ------
         StorageInternalError
-            If they cannot be read.
+            If they cannot be read, or one of them is damaged.
         """
         try:
             yield from super().read_logs(log_number_from)
         except OSError as error:
             raise StorageInternalError(error.strerror) from None
+        except (ValueError, RecursionError) as error:
+            raise StorageInternalError(f"a damaged record: {error}") from None
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def working(where: str | None) -> Iterator[None]:
     """
     try:
         yield
-    except StorageInternalError as error:
+    except (StorageInternalError, RecursionError) as error:  # the latter of values that are nested too deep
         reason = (str(error.__cause__ or error).strip().splitlines() or ["no reason given"])[0]
         raise ConfigError(
             f"storage {where!r} failed ({reason}); finished trials are in it, mend it and run the same command again"
