@@ -64,7 +64,10 @@ AREAS = {
         "vispco/engine/running.py": [*CUTS, "tests/engine/test_training.py", "tests/engine/test_checkpointing.py"],
         "vispco/engine/prefill.py": [*CUTS, "tests/engine/test_signals.py", "tests/engine/test_layout.py"],
         "vispco/engine/pruning.py": [*CUTS, "tests/engine/test_no_trace.py", "tests/engine/test_refusals.py"],
-        "vispco/selectors/ranking.py": ["tests/selectors/test_conformance.py", "tests/engine/test_prefill.py"],
+        "vispco/selectors/ranking.py": [
+            f"tests/{name}.py"
+            for name in ("selectors/test_ranking", "selectors/test_conformance", "engine/test_prefill")
+        ],
     },
 }
 """Modules of every area, with the fast tests that have to notice."""

@@ -22,3 +22,4 @@ def test_one_broken_number_is_enough(shape):
 
 def test_nothing_is_fine():
     check_finite(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.bool))
+    check_finite(torch.zeros(1, 3, 0), VALID)
