@@ -15,20 +15,17 @@ ODD = torch.tensor([0.1, -0.0, torch.inf, torch.nan, 5e-324], dtype=torch.float6
 
 def begun(folder, **other):
     state = State(folder)
-    state.begin({**FACTS, **other})
+    state.check({**FACTS, **other})
+    state.begin()
     return state
-
-
-def keep_something(folder):
-    begun(folder).save("training", Snapshot(1, {}, {}))
 
 
 def bits(tensor):
     return tensor.view(torch.int64).tolist()
 
 
-def test_nothing_is_there_before_there_is_something_to_keep(tmp_path):
-    begun(tmp_path / "state")
+def test_a_check_alone_leaves_nothing(tmp_path):
+    State(tmp_path / "state").check(FACTS)
     assert not list(tmp_path.iterdir())
     assert not begun(tmp_path / "state", data="other").resumed
 
@@ -154,14 +151,13 @@ def test_results_of_another_size_or_search_count_for_nothing(tmp_path):
     begun(tmp_path / "a").work(["x"], [1], lambda unit: torch.zeros(1))
     assert begun(tmp_path / "a").work(["x"], [2], lambda unit: torch.ones(2))[0].tolist() == [1, 1]
     other = begun(tmp_path / "b", data="c")
-    (tmp_path / "b").mkdir()
     (tmp_path / "a" / "work").rename(tmp_path / "b" / "work")
     assert other.work(["x"], [2], lambda unit: torch.full((2,), 3.0))[0].tolist() == [3, 3]
 
 
 @pytest.mark.parametrize("name", FACTS)
 def test_another_search_is_refused_by_name(name, tmp_path):
-    keep_something(tmp_path)
+    begun(tmp_path)
     before = (tmp_path / "state.json").read_bytes()
     with pytest.raises(
         RunError, match=f"is of a search with {name} = '{FACTS[name]}' and not 'other'; go on with that"
@@ -172,13 +168,13 @@ def test_another_search_is_refused_by_name(name, tmp_path):
 
 
 def test_new_facts_are_refused_where_they_are_missing(tmp_path):
-    keep_something(tmp_path)
+    begun(tmp_path)
     with pytest.raises(RunError, match="with kernel = None and not 'step'"):
         begun(tmp_path, kernel="step")
 
 
 def test_another_layout_is_refused(tmp_path):
-    keep_something(tmp_path)
+    begun(tmp_path)
     stated = json.loads((tmp_path / "state.json").read_text())
     (tmp_path / "state.json").write_text(json.dumps({**stated, "layout": "0"}))
     with pytest.raises(RunError, match="with layout = '0' and not '1'"):

@@ -66,8 +66,8 @@ class State:
         self._facts: dict[str, str] = {}
         self._seal = ""
 
-    def begin(self, facts: Mapping[str, str]) -> None:
-        """Take up what is here; nothing is written before there is something to keep.
+    def check(self, facts: Mapping[str, str]) -> None:
+        """Take up what is here; nothing is written yet.
 
         Parameters
         ----------
@@ -77,7 +77,7 @@ class State:
         Raises
         ------
         RunError
-            If what is here depends on other facts, naming the first that differs; or cannot be read or written.
+            If what is here depends on other facts, naming the first that differs; or cannot be read.
         """
         self._facts = dict(facts)
         self._seal = _digest(json.dumps(self._facts, sort_keys=True).encode())
@@ -99,6 +99,18 @@ class State:
                     f"choose another hydra.run.dir, or remove {self.folder} to begin again"
                 )
         self.resumed = True
+
+    def begin(self) -> None:
+        """State the facts: from here on there is something to go on with. A search that was refused leaves nothing.
+
+        Raises
+        ------
+        RunError
+            If the folder cannot be written.
+        """
+        if self.folder is not None and not self.resumed:
+            stated = {"layout": LAYOUT, "facts": self._facts}
+            self._write(self.folder / FACTS, json.dumps(stated, indent=2, sort_keys=True).encode())
 
     def work(
         self,
@@ -187,14 +199,8 @@ class State:
             self._write(path, _pack(tensors, values, self._seal))
 
     def _write(self, path: Path, content: bytes) -> None:
-        """Write a file; the facts first, so that a search that was refused before has left nothing."""
-        assert self.folder is not None
-        facts = self.folder / FACTS
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not facts.exists():
-                stated = {"layout": LAYOUT, "facts": self._facts}
-                replace_file(facts, json.dumps(stated, indent=2, sort_keys=True).encode())
             replace_file(path, content)
         except OSError as error:
             raise RunError(

@@ -99,7 +99,8 @@ def test_it_ends_as_if_it_had_not_been_stopped(method, tmp_path, capsys):
         assert results(folder) == whole
 
 
-def test_times_are_measured_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["grid", "tpe"])
+def test_times_are_measured_once(method, tmp_path, monkeypatch):
     calls = []
 
     def times(*args, **options):
@@ -107,7 +108,7 @@ def test_times_are_measured_once(tmp_path, monkeypatch):
         return in_proportion(calibrate_for(*args, **{**options, "repeats": 1, "drift": 10.0}))
 
     monkeypatch.setattr(import_module("vispco.cli.profile"), "calibrate_for", times)
-    words = ["cost=latency", *METHODS["grid"]]
+    words = ["cost=latency", *METHODS[method]]
     with stopped_after(4):
         search(tmp_path / "run", *words)
     table = (tmp_path / "run" / "latency.json").read_bytes()

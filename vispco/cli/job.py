@@ -137,7 +137,7 @@ class SearchJob:
             Provenance.of(model, processor, settings.seed, samples, judge_of(data), task)
             for samples in (searching, reporting)
         ]
-        self.state.begin(facts_of(settings, model, *provenances))
+        self.state.check(facts_of(settings, model, *provenances))
         if self.state.resumed:
             self.console.print(cell(f"{self.folder}: goes on with what was found before"), soft_wrap=True)
         table = self._table(model, processor, [*searching, *reporting])
@@ -153,6 +153,7 @@ class SearchJob:
         cost = cost.within({evaluator.cost(name): limit for name, limit in settings.budget.limits.items()})
         for budget in settings.budget.values:
             cost.check_budget(budget, cheapest_schedule(card.layers))
+        self.state.begin()
         finder = Finder(settings, self.tracker, self._bar, cost, provenances[0], self.folder)
         found = [finder.find(method, evaluator) for method in methods]
         if not found[0].best:

@@ -15,7 +15,7 @@ SETTINGS = ("selector", "kernel", "cost", "budget", "search", "baseline", "seed"
 
 
 def facts_of(settings: RunSettings, model: Any, searching: Provenance, reporting: Provenance) -> dict[str, str]:
-    """Names and values, as :meth:`vispco.state.State.begin` wants them.
+    """Names and values, as :meth:`vispco.state.State.check` wants them.
 
     The machine is none of them: a search may go on elsewhere, where results are the same up to rounding.
     """
