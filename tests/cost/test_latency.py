@@ -266,6 +266,7 @@ WRONG = {
     "version": (("schema_version",), "2.0", r"schema_version: version '2.0' cannot be read"),
     "not a number": (("decode_outside",), float("nan"), "decode_outside"),
     "infinite": (("kinds", 0, "whole", "seconds", 0), float("inf"), r"kinds.0.whole.seconds.0"),
+    "beyond all time": (("kinds", 0, "whole", "seconds", 1), 1e308, r"kinds.0.whole.seconds.1: .* 1000000000"),
     "negative": (("outside", "seconds", 0), -1.0, r"outside.seconds.0"),
     "negative price": (("selectors", "fastv", "cut", 2), -0.1, r"selectors.fastv.cut.2"),
     "too few prices": (("selectors", "fastv", "cut"), [1.0], r"selectors.fastv.cut"),

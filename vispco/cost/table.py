@@ -16,7 +16,8 @@ from vispco.errors import ConfigError
 AGAIN = "profile again with this data"
 """What to do about a prompt that a table does not reach to."""
 
-Seconds = Annotated[float, Field(ge=0.0)]
+Seconds = Annotated[float, Field(ge=0.0, le=1e9)]
+"""Up to 30 years: sums of damaged numbers beyond that could overflow."""
 
 
 class Curve(Frozen):
