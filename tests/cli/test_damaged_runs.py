@@ -140,6 +140,13 @@ def test_a_predictor_whose_numbers_are_none(run, capsys):
     assert not (run / "best.json").exists()
 
 
+def test_a_predictor_of_an_impossible_model(run, capsys):
+    """Whatever transformers says of it, which is no ValueError."""
+    (run / "predictor.safetensors").write_bytes(seeds.predictors()[0])
+    rewritten(run / "predictor.safetensors", lambda record, tensors: record["decoder"].update(num_attention_heads=32))
+    assert "not a predictor that this version can read" in refused(capsys, *predict(run))
+
+
 def test_a_predictor_knows_its_own_cost(run, capsys):
     (run / "predictor.safetensors").write_bytes(seeds.predictors()[0])
     rewritten(run / "predictor.safetensors", lambda record, tensors: record["provenance"].update(cost="other"))

@@ -10,6 +10,7 @@ from studying import SPACE, make_search, measure
 
 from vispco.errors import ConfigError
 from vispco.search import Space, open_storage
+from vispco.search.journal import working
 from vispco.search.sampled import SampledSearch
 from vispco.selectors import Knob
 
@@ -56,6 +57,27 @@ def test_a_torn_record_is_cut_off(tail, tmp_path):
     assert all(json.loads(line) for line in path.read_bytes().splitlines())
     path.write_bytes(tail)
     assert len(make_search(where=str(path), trials=2).run(measure)) == 2
+
+
+@pytest.mark.parametrize("damage", [b"{]\n", b'{"op_code": 4}\n', b"[1]\n"])
+def test_a_damaged_record_is_one_line(damage, tmp_path):
+    path = tmp_path / "study.log"
+    make_search(where=str(path), trials=2).run(measure)
+    records = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*records[:4], damage, *records[4:]]))
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=r"storage .* (damaged|failed)"), working(str(path)):
+        make_search(where=str(path), trials=3).run(measure)
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_last_record_is_one_line(tmp_path):
+    """Optuna takes it for one that is still being written, until another one follows."""
+    path = tmp_path / "study.log"
+    make_search(where=str(path), trials=2).run(measure)
+    path.write_bytes(path.read_bytes() + b"{]\n")
+    with pytest.raises(ConfigError, match="a damaged record"), working(str(path)):
+        make_search(where=str(path), trials=3).run(measure)
 
 
 @pytest.mark.parametrize("content", [b"my notes\nand more", b'["a"]\n1', b'{"a": 1}\n', b"notes"])
