@@ -25,10 +25,11 @@ from vispco.engine import Replay, observed_attention
 from vispco.engine.families import describe
 from vispco.engine.hooks import Hook
 from vispco.errors import ConfigError, DataError, ModelError
-from vispco.evaluation.evaluator import BATCH, Evaluator, Quality, TeacherBatch
+from vispco.evaluation.evaluator import BATCH, Evaluator
 from vispco.evaluation.finite import check_finite
 from vispco.evaluation.measure import Candidate, Provenance, basis_of, make_point
 from vispco.evaluation.prompts import prepare
+from vispco.evaluation.teacher import Quality, TeacherBatch
 from vispco.frontier import Point
 from vispco.schedule import SNAP
 from vispco.selectors import make_selector

@@ -11,8 +11,9 @@ from pydantic import JsonValue
 from vispco.cost import Cost
 from vispco.data import Sample, Task, data_fingerprint
 from vispco.engine import fingerprint
-from vispco.evaluation.evaluator import Evaluator, Quality, Schedule
+from vispco.evaluation.evaluator import Evaluator, Schedule
 from vispco.evaluation.prompts import prompt_fingerprint
+from vispco.evaluation.teacher import Quality
 from vispco.frontier import Point
 
 TASK = Task()

@@ -4,7 +4,8 @@ from vispco.search.autoprune import fit_curve, mean_information, retention
 from vispco.search.fitprune import Calibration, FitPruneSearch, Fitted
 from vispco.search.journal import working
 from vispco.search.lagrangian import AugmentedLagrangian
-from vispco.search.learned import Learned, LearnedSearch, LearnedSettings
+from vispco.search.learned import Learned, LearnedSearch
+from vispco.search.learned_settings import LearnedSettings
 from vispco.search.methods import GRIDS
 from vispco.search.polish import Polished, polish
 from vispco.search.predictor import Answers, Predictor, PromptFeatures
