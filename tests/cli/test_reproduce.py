@@ -3,6 +3,7 @@
 import json
 import shutil
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 from refusing import one_line
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from timing import in_proportion
 
 from vispco.cli import main
+from vispco.cli.agreement import Held
 from vispco.embedded import locate, shapes
 from vispco.engine import load_checkpoint
 from vispco.engine.checkpoint import fingerprint
@@ -334,3 +336,15 @@ def test_a_search_says_how_it_was_started(place):
     (start,) = json.loads((place / "timed" / "environment.json").read_text())["starts"]
     assert start["command"][0] == "vispco search"
     assert f"hydra.run.dir={place / 'timed'}" in start["command"]
+
+
+def test_names_in_what_is_printed_are_text(capsys):
+    module = import_module("vispco.cli.reproduce")
+    run = SimpleNamespace(settings=SimpleNamespace(cost=SimpleNamespace(name="flops")), environments=[])
+    found = [Held("[/a]\x1b[2J", "slices.[/b]", 1.0, 2.0, 0.0)]
+    module._print(run, found, {"[/c]": "of [/d]"}, exact=True)
+    module._explain(found, run, {"[/e]": ("\x1b", "[/f]")})
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    assert all(f"[/{letter}]" in said.out for letter in "abcd")
+    assert all(f"[/{letter}]" in said.err for letter in "abef")

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vispco.cli.agreement import Held, hold
+from vispco.cli.cells import cell
 from vispco.cli.parsing import Parser
 from vispco.cli.recorded import MOVED, Recorded, applied
 from vispco.cli.repeating import repeat
@@ -116,11 +117,13 @@ def _print(run: Recorded, found: Sequence[Held], left_out: Mapping[str, str], ex
         numbers = [_short(number) for field in shown.values() for number in _both(own.get(field))]
         worst = max(own.values(), key=lambda held: math.inf if held.difference is None else held.difference)
         largest = _short(worst.difference) + (f" {worst.field.partition('.')[2]}" if worst.difference else "")
-        table.add_row(record, *numbers, largest, "yes" if all(held.agrees for held in own.values()) else "no")
+        table.add_row(
+            cell(record), *numbers, cell(largest), "yes" if all(held.agrees for held in own.values()) else "no"
+        )
     console = Console(width=max(140, Console().width))
     console.print(table)
     for name, reason in left_out.items():
-        console.print(f"{name}: left out, {reason}", highlight=False, soft_wrap=True)
+        console.print(cell(f"{name}: left out, {reason}"), soft_wrap=True)
     how = "to the last bit: machine and releases are those of the run" if exact else _within(found)
     console.print(f"held against the record {how}", highlight=False, soft_wrap=True)
 
@@ -144,7 +147,7 @@ def _explain(wrong: Sequence[Held], run: Recorded, differences: Differences) -> 
     console = Console(stderr=True)
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(cell(line), soft_wrap=True)
 
     for held in wrong:
         gap = "" if held.difference is None else f", off by {held.difference:.3g} (allowed {held.allowed:.3g})"
