@@ -33,9 +33,11 @@ def folder(tmp_path):
 
 
 def test_what_is_found_once_is_no_loss(folder):
-    before = killing.Found.of(folder)
+    """Nor is a trial that was under way and is begun again."""
+    before, journal = killing.Found.of(folder), folder / "study.log"
+    finished = b"".join(journal.read_bytes().splitlines(keepends=True)[:2])
     (folder / "state" / "work" / "b.safetensors").touch()
-    (folder / "study.log").write_bytes(before.trials + b'{"op_code": 4}\n' + json.dumps(COMPLETE).encode() + b"\n")
+    journal.write_bytes(finished + b'{"op_code": 4, "again": 1}\n' + json.dumps(COMPLETE).encode() + b"\n")
     assert before.lost(killing.Found.of(folder)) == 0
 
 
