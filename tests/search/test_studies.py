@@ -3,6 +3,7 @@
 import json
 import threading
 
+import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 from optuna.storages.journal import JournalFileSymlinkLock
@@ -12,6 +13,7 @@ from vispco.errors import ConfigError
 from vispco.search import Space, open_storage
 from vispco.search.journal import working
 from vispco.search.sampled import SampledSearch
+from vispco.search.studies import open_study
 from vispco.selectors import Knob
 
 
@@ -69,6 +71,21 @@ def test_a_damaged_record_is_one_line(damage, tmp_path):
     with pytest.raises(ConfigError, match=r"storage .* (damaged|failed)"), working(str(path)):
         make_search(where=str(path), trials=3).run(measure)
     assert path.read_bytes() == before
+
+
+def test_a_study_whose_only_worker_was_stopped_before_it_said_what_it_is_about_begins_again(tmp_path):
+    path, first, second = tmp_path / "study.log", {"model": "a"}, {"model": "b"}
+
+    def opened():
+        return open_storage(str(path), alone=True)
+
+    optuna.create_study(storage=opened(), study_name="first", directions=["minimize"])
+    open_study(opened(), "first", first, 1)
+    whole = path.read_bytes()
+    optuna.create_study(storage=opened(), study_name="second", directions=["minimize"])
+    assert open_study(opened(), "second", second, 1).user_attrs["identity"] == second
+    assert path.read_bytes().startswith(whole)
+    assert open_study(opened(), "first", first, 1).user_attrs["identity"] == first
 
 
 def test_a_damaged_last_record_is_one_line(tmp_path):

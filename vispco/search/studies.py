@@ -99,7 +99,7 @@ def _unusable(where: str, error: Exception, advice: str) -> ConfigError:
 def _trim(path: Path, lock: JournalFileSymlinkLock, alone: bool) -> None:
     """Cut off a last line that a crash tore: the next record would be glued to it, and nobody could read on.
 
-    In a journal of one worker also all from the first trial on that no finished one follows.
+    In a journal of one worker also what was begun and not brought to its end: see :func:`_unfinished`.
     """
     lock.acquire()
     try:
@@ -114,17 +114,23 @@ def _trim(path: Path, lock: JournalFileSymlinkLock, alone: bool) -> None:
 
 
 def _unfinished(content: bytes) -> int:
-    """Bytes from the first trial on that no finished one follows; 0 if there is none."""
-    length, start = 0, 0
+    """Bytes from the first trial on that no finished one follows, or from a study that has no identity yet.
+
+    0 if there is neither.
+    """
+    length = 0
+    begun: dict[JournalOperation, int] = {}
     for line in content.splitlines(keepends=True):
-        length += len(line)
         record = json.loads(line)
         operation = record["op_code"]
-        if operation == JournalOperation.CREATE_TRIAL and not start:
-            start = length - len(line)
+        if operation in (JournalOperation.CREATE_STUDY, JournalOperation.CREATE_TRIAL):
+            begun.setdefault(JournalOperation(operation), length)
+        elif operation == JournalOperation.SET_STUDY_USER_ATTR and IDENTITY in record["user_attr"]:
+            begun.pop(JournalOperation.CREATE_STUDY, None)
         elif operation == JournalOperation.SET_TRIAL_STATE_VALUES and record["state"] == TrialState.COMPLETE:
-            start = 0
-    return length - start if start else 0
+            begun.pop(JournalOperation.CREATE_TRIAL, None)
+        length += len(line)
+    return length - min(begun.values(), default=length)
 
 
 def _is_journal(content: bytes) -> bool:
